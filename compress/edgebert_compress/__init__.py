@@ -1,0 +1,1 @@
+"""Compression algorithms on torch modules: oBERT pruning, layer dropping, distillation, INT8 training."""
