@@ -1,4 +1,4 @@
-"""Tiny real checkpoints, made on the spot: random weights, a real WordPiece tokenizer, every supported family."""
+"""Tiny real checkpoints, made on the spot: random weights, a real tokenizer, every supported family."""
 
 from __future__ import annotations
 

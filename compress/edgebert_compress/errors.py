@@ -1,4 +1,4 @@
-"""Errors of the compression package. Each message is one line: what is wrong, the bad value, the next step."""
+"""Errors of the compression package. Each is one line: what is wrong, the bad value, the next step."""
 
 
 class CompressError(Exception):

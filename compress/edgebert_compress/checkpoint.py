@@ -1,0 +1,336 @@
+"""The compressed checkpoint of docs/formats.md: reading, checking and writing it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgebert_compress import quantize
+from edgebert_compress.architecture import HEAD_PREFIXES, family, layer_list, prunable_parameters
+from edgebert_compress.errors import CheckpointError, ModelError
+from edgebert_compress.masks import Masks, masks_from_zeros
+from edgebert_compress.quantize import Int8Tensor
+from edgebert_compress.recipe import BLOCK_SIZES
+
+FORMAT = 1
+RECORD_FILE = "compression.json"
+QUANTIZED_FILE = "quantized.safetensors"
+MAX_RECORD_BYTES = 16 << 20
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True)
+class CompressionRecord:
+    """What `compression.json` holds."""
+
+    seed: int
+    recipe: dict[str, Any]
+    stages: tuple[dict[str, Any], ...]
+    layers_kept: tuple[int, ...]
+    sparsity: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to train or run, and its record (None: a plain Hugging Face folder)."""
+
+    model: nn.Module
+    record: CompressionRecord | None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        config: Any = self.model.config
+        return tuple(config.id2label[i] for i in range(config.num_labels))
+
+
+def read_record(folder: Path) -> CompressionRecord | None:
+    """`compression.json` of `folder`, None without one. Raises CheckpointError."""
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_RECORD_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_RECORD_BYTES} bytes; build the checkpoint again")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {values['format']!r}, this version reads {FORMAT}; update edgebert"
+            )
+        patterns = {str(name): dict(row) for name, row in values["sparsity"].items()}
+        if not all(row["pattern"] in BLOCK_SIZES for row in patterns.values()):
+            raise ValueError("unknown sparsity pattern")
+        return CompressionRecord(
+            seed=int(values["seed"]),
+            recipe=dict(values["recipe"]),
+            stages=tuple(dict(stage) for stage in values["stages"]),
+            layers_kept=tuple(int(index) for index in values["layers_kept"]),
+            sparsity=patterns,
+            quantization=None if values["quantization"] is None else dict(values["quantization"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {error}); build it again"
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the library's progress bars and load reports; we check what it loaded ourselves."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def read_config(folder: Path) -> Any:
+    """The Hugging Face config of a supported encoder. Raises CheckpointError and ModelError."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json; give a Hugging Face model folder")
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} has no .safetensors file; save the model with safe_serialization=True"
+        )
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder}/config.json cannot be read: {_line(error)}; check the model folder"
+        ) from error
+    family(config.model_type)
+    return config
+
+
+def load_classifier(folder: Path, labels: Sequence[str] | None = None) -> tuple[nn.Module, bool]:
+    """A float32 sequence classifier in eval mode, and whether its head is new.
+
+    With `labels` other than the checkpoint's own, the head starts fresh (from torch's random state).
+    Without `labels` every weight must be in the checkpoint. Raises CheckpointError and ModelError.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config = read_config(folder)
+    known = tuple(config.id2label.get(i) for i in range(config.num_labels))
+    fresh = labels is not None and tuple(labels) != known
+    if labels is not None:
+        if len(labels) < 2:
+            raise ModelError(f"classification needs at least 2 labels, not {len(labels)}; check the data")
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    try:
+        with quiet_transformers():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=fresh,
+                output_loading_info=True,
+            )
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {_line(error)}; check the model folder") from error
+    missing = sorted(info["missing_keys"])
+    body = [name for name in missing if not name.startswith(HEAD_PREFIXES)]
+    if body or (missing and labels is None):
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} weights such as '{(body or missing)[0]}'; "
+            "give a complete checkpoint"
+        )
+    if fresh:
+        _renew_output(model)
+    model.eval()
+    return model, fresh or bool(missing)
+
+
+def _renew_output(model: Any) -> None:
+    """A same-sized output layer for other labels would otherwise keep its old meaning."""
+    linears = [m for n, m in model.named_modules() if n.startswith("classifier") and isinstance(m, nn.Linear)]
+    nn.init.normal_(linears[-1].weight, std=model.config.initializer_range)
+    nn.init.zeros_(linears[-1].bias)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def load(folder: Path) -> Checkpoint:
+    """A compressed or plain folder; a quantised one comes back in simulated INT8 with its stored integers.
+
+    Raises CheckpointError and ModelError.
+    """
+    record = read_record(folder)
+    model, _ = load_classifier(folder)
+    if record is not None:
+        depth, listed = len(layer_list(model)), len(record.layers_kept)
+        if depth != listed:
+            raise CheckpointError(
+                f"{folder} has {depth} layers, but {RECORD_FILE} lists {listed}; build it again"
+            )
+        if record.quantization is not None:
+            names = quantize.prepare(model)
+            quantize.fix(model, _read_quantized(folder, model, names))
+    return Checkpoint(model, record)
+
+
+def _read_quantized(folder: Path, model: nn.Module, names: Sequence[str]) -> dict[str, Int8Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / QUANTIZED_FILE
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {_line(error)}; build it again") from error
+    expected = {*names, *(f"{name}.scale" for name in names)}
+    if set(stored) != expected:
+        odd = sorted(set(stored) ^ expected)[0]
+        raise CheckpointError(f"{path} and the model disagree about '{odd}'; build it again")
+    tensors = {}
+    for name in names:
+        values, scale = stored[name], stored[f"{name}.scale"]
+        shape = model.get_parameter(name).shape
+        sound = (
+            values.dtype == torch.int8
+            and scale.dtype == torch.float32
+            and values.shape == shape
+            and scale.shape == shape[:1]
+            and bool((torch.isfinite(scale) & (scale > 0)).all())
+            and not bool((values == -128).any())
+        )
+        if not sound:
+            raise CheckpointError(f"{path}: '{name}' has a wrong type, shape or scale; build it again")
+        tensors[name] = Int8Tensor(values, scale)
+    return tensors
+
+
+def masks_of(checkpoint: Checkpoint) -> Masks:
+    """Masks of the pruned tensors, read back from their zeros. Raises CheckpointError for an unknown name."""
+    parameters = prunable_parameters(checkpoint.model)
+    masks: Masks = {}
+    for name, row in (checkpoint.record.sparsity if checkpoint.record else {}).items():
+        if name not in parameters:
+            raise CheckpointError(f"{RECORD_FILE} names '{name}', which the model has not; build it again")
+        masks |= masks_from_zeros({name: parameters[name]}, BLOCK_SIZES[row["pattern"]])
+    return masks
+
+
+def count_zeros(model: nn.Module, patterns: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The `sparsity` entry: exact zeros of each tensor of `patterns` as it stands in the model."""
+    return {
+        name: {
+            "pattern": pattern,
+            "zeros": int((model.get_parameter(name) == 0).sum()),
+            "size": model.get_parameter(name).numel(),
+        }
+        for name, pattern in patterns.items()
+    }
+
+
+def check_free(out: Path) -> None:
+    """Raises CheckpointError when `out` exists and is not an empty folder."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(f"{out} exists already; remove it or choose another folder")
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes `out` when the block ends well, and goes away when it does not.
+
+    Raises CheckpointError when `out` exists and is not an empty folder, OSError when it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    check_free(out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(out)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        # a full disk must look like one, whichever library wrote
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(out)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_classifier(model: Any, source: Path, folder: Path) -> None:
+    """`config.json`, `model.safetensors` and the tokenizer files of `source` into the existing `folder`."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def save(
+    checkpoint: Checkpoint,
+    source: Path,
+    out: Path,
+    *,
+    quantized: Mapping[str, Int8Tensor] | None = None,
+) -> None:
+    """Write a compressed checkpoint to `out`, which appears whole or not at all.
+
+    `quantized`: the integers of a model in simulated INT8, which become its float weights too.
+    """
+    from safetensors.torch import save_file
+
+    record = checkpoint.record
+    if record is None:
+        raise CheckpointError("a checkpoint without a record cannot be saved as a compressed one")
+    with atomic_folder(out) as folder:
+        if quantized is not None:
+            quantize.fix(checkpoint.model, quantized)
+            tensors: dict[str, Tensor] = {}
+            for name, tensor in quantized.items():
+                tensors[name], tensors[f"{name}.scale"] = tensor.values, tensor.scale
+            save_file(tensors, folder / QUANTIZED_FILE, metadata={"format": "pt"})
+            record = replace(record, quantization={**quantize.SCHEME, "tensors": sorted(quantized)})
+        record = replace(
+            record,
+            sparsity=count_zeros(
+                checkpoint.model, {name: row["pattern"] for name, row in record.sparsity.items()}
+            ),
+        )
+        write_classifier(checkpoint.model, source, folder)
+        text = json.dumps(record.as_dict(), indent=2, sort_keys=True, allow_nan=False)
+        (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,28 @@
+"""Magnitude pruning: the baseline that second-order pruning has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from edgebert_compress.masks import Masks, check_block, masks_from_scores
+
+
+def magnitude_scores(
+    parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], block: int
+) -> dict[str, Tensor]:
+    """Sum of squares of each weight or block, row-major; -inf for what is pruned already."""
+    scores = {}
+    for name, value in parameters.items():
+        check_block(name, value, block)
+        score = value.detach().reshape(-1, block).square().sum(dim=1)
+        dead = ~masks[name].reshape(-1, block).any(dim=1)
+        scores[name] = score.masked_fill(dead, -torch.inf)
+    return scores
+
+
+def prune(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], block: int, target: float) -> Masks:
+    """Masks at sparsity `target`, ranked over all tensors together. Weights are left as they are."""
+    return masks_from_scores(magnitude_scores(parameters, masks, block), masks, target)

@@ -1,0 +1,191 @@
+"""Simulated INT8: weights per output channel, embeddings per row, activations per token at run time.
+
+The arithmetic is that of docs/formats.md. In training every quantiser passes the gradient straight through
+(Bengio et al. 2013, arXiv 1308.3432). With fixed weights a linear layer multiplies the integers themselves,
+as the runtimes do: float32 holds their products and sums exactly up to 2²⁴.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgebert_compress.architecture import word_embedding_name
+from edgebert_compress.errors import TrainingError
+
+LIMIT = 127
+SCHEME = {
+    "weights": "int8-per-output-channel-symmetric",
+    "embeddings": "int8-per-row-symmetric",
+    "activations": "int8-dynamic-per-token-asymmetric",
+}
+
+
+@dataclass(frozen=True)
+class Int8Tensor:
+    """`values` int8 [rows, cols] in [-127, 127]; `scale` float32 [rows], all > 0."""
+
+    values: Tensor
+    scale: Tensor
+
+    def dequantize(self) -> Tensor:
+        return self.values.to(torch.float32) * self.scale[:, None]
+
+
+def row_scale(weight: Tensor) -> Tensor:
+    """max|w| / 127 over the last dimension, kept as size 1; 1 for a row of zeros."""
+    highest = weight.abs().amax(dim=-1, keepdim=True)
+    scale = (highest / LIMIT).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where(highest > 0, scale, torch.ones_like(scale))
+
+
+def quantize_rows(weight: Tensor) -> Int8Tensor:
+    """INT8 of a [rows, cols] float tensor; quantising the result again gives the same integers."""
+    weight = weight.detach().to(torch.float32)
+    scale = row_scale(weight)
+    values = torch.round(weight / scale).clamp_(-LIMIT, LIMIT)
+    return Int8Tensor(values.to(torch.int8), scale.squeeze(-1))
+
+
+def token_integers(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(q - z) as whole floats shaped as `x`, and the step s, for each token (last dimension) by itself.
+
+    As XNNPACK's qd8 does it: multiply by the inverse step, round half to even, take the zero point from
+    the side with the smaller error.
+    """
+    low = x.amin(dim=-1, keepdim=True).clamp_max(0)
+    high = x.amax(dim=-1, keepdim=True).clamp_min(0)
+    ones = torch.ones_like(low)
+    # torch computes `255 / t` as 255 * (1 / t), which rounds twice; division of two tensors rounds once
+    inverse = torch.where(low == high, ones, torch.div(255 * ones, high - low))
+    from_low, from_high = low * inverse, high * inverse
+    zero = torch.where((-128 + from_low) + (127 + from_high) > 0, -128 - from_low, 127 - from_high)
+    zero = zero.clamp_(-128, 127).round_()
+    # clamp(round(x/s) + z, -128, 127) - z without forming q
+    integers = torch.clamp(torch.round(x * inverse), -128 - zero, 127 - zero)
+    return integers, torch.div(ones, inverse)
+
+
+class _RowsStraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        scale = row_scale(weight)
+        return torch.round(weight / scale).clamp_(-LIMIT, LIMIT).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+class _TokensStraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        integers, step = token_integers(x)
+        return integers.mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def fake_quantize_rows(weight: Tensor) -> Tensor:
+    """values * scale of each row, gradient straight through."""
+    return cast(Tensor, _RowsStraightThrough.apply(weight))  # type: ignore[no-untyped-call]
+
+
+def fake_quantize_tokens(x: Tensor) -> Tensor:
+    """s (q - z) of each token, gradient straight through."""
+    return cast(Tensor, _TokensStraightThrough.apply(x))  # type: ignore[no-untyped-call]
+
+
+class QuantLinear(nn.Linear):
+    """A linear layer in simulated INT8. Shares the parameters of the layer it replaces."""
+
+    values: Tensor | None
+    scale: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.register_buffer("values", None, persistent=False)
+        self.register_buffer("scale", None, persistent=False)
+
+    def fix(self, tensor: Int8Tensor) -> None:
+        """Use exactly these integers from now on; the float weight becomes their product with the scale."""
+        self.values, self.scale = tensor.values.to(torch.float32), tensor.scale
+        with torch.no_grad():
+            self.weight.copy_(tensor.dequantize())
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.values is None or self.scale is None:
+            return F.linear(fake_quantize_tokens(input), fake_quantize_rows(self.weight), self.bias)
+        integers, step = token_integers(input)
+        out = F.linear(integers, self.values).mul_(step).mul_(self.scale)
+        return out if self.bias is None else out.add_(self.bias)
+
+
+class QuantEmbedding(nn.Embedding):
+    """An embedding table in simulated INT8, row by row. Shares the parameter of the table it replaces."""
+
+    fixed: bool
+
+    def __init__(self, table: nn.Embedding) -> None:
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
+        self.padding_idx, self.max_norm, self.norm_type = table.padding_idx, None, 2.0
+        self.scale_grad_by_freq, self.sparse = False, False
+        self.weight = table.weight
+        self.fixed = False
+
+    def fix(self, tensor: Int8Tensor) -> None:
+        with torch.no_grad():
+            self.weight.copy_(tensor.dequantize())
+        self.fixed = True
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = super().forward(input)
+        return rows if self.fixed else fake_quantize_rows(rows)
+
+
+def prepare(model: nn.Module) -> tuple[str, ...]:
+    """Put every linear layer and the word embedding table of `model` into simulated INT8, in place.
+
+    Returns the names of the quantised parameters.
+    """
+    table = word_embedding_name(model)
+    chosen: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            chosen[name] = QuantLinear(module)
+        elif name == table and isinstance(module, nn.Embedding):
+            chosen[name] = QuantEmbedding(module)
+    for name, module in chosen.items():
+        model.set_submodule(name, module)
+    return tuple(f"{name}.weight" for name in chosen)
+
+
+def fix(model: nn.Module, tensors: Mapping[str, Int8Tensor]) -> None:
+    """Give a prepared `model` its final integers, in place."""
+    for name, tensor in tensors.items():
+        module = model.get_submodule(name.removesuffix(".weight"))
+        assert isinstance(module, QuantLinear | QuantEmbedding)
+        module.fix(tensor)
+
+
+def export(model: nn.Module) -> dict[str, Int8Tensor]:
+    """The integers of every prepared weight. Raises TrainingError for a weight that is not finite."""
+    tensors = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantLinear | QuantEmbedding):
+            if not bool(torch.isfinite(module.weight).all()):
+                raise TrainingError(
+                    f"{name}.weight holds values that are not finite; lower the learning rate"
+                )
+            tensors[f"{name}.weight"] = quantize_rows(module.weight)
+    return tensors
