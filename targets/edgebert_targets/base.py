@@ -42,7 +42,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """`threads`: intra-op threads. `allow_any_cpu` skips the CPU feature check (tests only)."""
+    """`threads`: intra-op threads."""
 
     threads: int = 1
 
@@ -60,6 +60,15 @@ class TensorFacts:
 
 
 @dataclass(frozen=True)
+class InputFacts:
+    """An input of the artifact; a dimension is a fixed length or the name of a free one."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
 class ArtifactFacts:
     """What an artifact holds, read back from the file itself, not from what we meant to write.
 
@@ -71,6 +80,7 @@ class ArtifactFacts:
     tensors: tuple[TensorFacts, ...]
     ops: Mapping[str, int]
     quantized_share: float
+    inputs: tuple[InputFacts, ...]
     lengths: tuple[int, ...]  # empty: any length up to the maximum
     cpu_architectures: tuple[str, ...]
     cpu_features_any: tuple[str, ...]
@@ -121,7 +131,7 @@ class Target(Protocol):
         ...
 
     def convert(self, spec: EncoderSpec, out: Path, options: ConvertOptions) -> ArtifactFacts:
-        """Write the artifact file `out` (parent exists), reopen it, assert what is in it. Deterministic bytes."""
+        """Write the artifact `out` (parent exists), reopen it, assert what is in it. Deterministic bytes."""
         ...
 
     def inspect(self, model: Path) -> ArtifactFacts: ...

@@ -27,3 +27,8 @@ class InputError(TargetError):
 
 class WrongCpuError(TargetError):
     """The artifact needs CPU features that this machine does not have."""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What a library said, on one line of at most `limit` characters, for use inside our own message."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:limit]

@@ -1,0 +1,79 @@
+"""The `arm64` target object. Every import of flatbuffers or ai_edge_litert happens inside a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from edgebert_targets.base import ArtifactFacts, ConvertOptions, SessionOptions, SupportRow
+from edgebert_targets.encoder import EncoderSpec
+from edgebert_targets.errors import ArtifactError, MissingExtraError
+from edgebert_targets.files import write_atomic
+from edgebert_targets.litert_arm64.inspect import check_written, facts_of, import_schema
+from edgebert_targets.litert_arm64.session import LiteRtSession, import_interpreter, open_session
+from edgebert_targets.litert_arm64.support import SUPPORT
+
+
+@dataclass(frozen=True)
+class LiteRtTarget:
+    name: str = "arm64"
+    backend: str = "LiteRT"
+    model_file: str = "model.tflite"
+    cpu_architectures: tuple[str, ...] = ("aarch64",)
+    host_architectures: tuple[str, ...] = ("x86_64", "aarch64")
+
+    def support(self) -> tuple[SupportRow, ...]:
+        return SUPPORT
+
+    def backend_version(self) -> str:
+        """Version of the installed ai-edge-litert. Raises MissingExtraError."""
+        import_interpreter()
+        return version("ai-edge-litert")
+
+    def convert(self, spec: EncoderSpec, out: Path, options: ConvertOptions) -> ArtifactFacts:
+        """Write `spec` to `out` with a signature for each of `options.lengths`, reopen it, check and run it.
+
+        Raises UnsupportedModelError, ArtifactError, MissingExtraError and OSError.
+        """
+        import_schema()
+        try:
+            import flatbuffers  # noqa: F401
+        except ImportError:
+            raise MissingExtraError(
+                "flatbuffers is not installed; run: pip install 'edgebert[convert-arm64]'"
+            ) from None
+        from edgebert_targets.litert_arm64.convert import litert_model
+
+        write_atomic(out, litert_model(spec, options.lengths))
+        try:
+            check_written(spec, options.lengths, out)
+            _check_runs(spec, options.lengths, open_session(out, SessionOptions()))
+            return facts_of(out)
+        except BaseException:
+            out.unlink(missing_ok=True)
+            raise
+
+    def inspect(self, model: Path) -> ArtifactFacts:
+        """What `model` holds. Raises ArtifactError and MissingExtraError."""
+        return facts_of(model)
+
+    def open(self, model: Path, options: SessionOptions) -> LiteRtSession:
+        """Raises ArtifactError and MissingExtraError."""
+        return open_session(model, options)
+
+
+def _check_runs(spec: EncoderSpec, lengths: tuple[int, ...], session: LiteRtSession) -> None:
+    """Run every signature once."""
+    for length in lengths:
+        ids = np.full((1, length), spec.pad_token_id, np.int64)
+        logits = session.run(ids, np.ones_like(ids), np.zeros_like(ids))
+        if logits.shape != (1, len(spec.labels)) or not np.isfinite(logits).all():
+            raise ArtifactError(
+                f"the converted model gives logits of shape {logits.shape} or not finite; check the weights"
+            )
+
+
+TARGET = LiteRtTarget()

@@ -1,0 +1,158 @@
+"""EncoderSpec to an ONNX graph that ONNX Runtime runs with its fused BERT operators.
+
+A float32 layer is a MatMul, an INT8 layer quantises its input token by token inside the graph: ONNX Runtime's
+own DynamicQuantizeLinear is per tensor, so a token's result would depend on padding and on its batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from edgebert_targets.encoder import (
+    Activation,
+    EncoderLayer,
+    EncoderSpec,
+    FloatArray,
+    LayerNorm,
+    Linear,
+    QuantizedTensor,
+)
+from edgebert_targets.errors import UnsupportedModelError
+from edgebert_targets.onnx_x86.graph import MICROSOFT, Graph
+from edgebert_targets.onnx_x86.metadata import Metadata
+from edgebert_targets.onnx_x86.projection import Projected, project, project_together
+
+MAX_FILE_BYTES = 2**31 - 2**20  # protobuf's limit less room for the graph
+
+
+def onnx_model(spec: EncoderSpec) -> onnx.ModelProto:
+    """The whole model: int64 [batch, sequence] inputs, float32 `logits` [batch, classes].
+
+    Raises UnsupportedModelError when the weights exceed what one ONNX file holds.
+    """
+    size = spec.weight_bytes()
+    if size > MAX_FILE_BYTES:
+        raise UnsupportedModelError(f"{size} bytes of weights exceed ONNX's 2 GB; quantise the model to INT8")
+    graph = Graph()
+    hidden = _embeddings(graph, spec)
+    mask = graph.node("Cast", ["attention_mask"], to=TensorProto.INT32)
+    for layer in spec.layers:
+        hidden = _layer(graph, spec, layer, hidden, mask)
+    _head(graph, spec, hidden)
+    table = spec.embeddings.token_type
+    metadata = Metadata(
+        vocabulary=spec.embeddings.word_shape[0],
+        max_length=spec.max_length,
+        token_types=0 if table is None else len(table),
+        quantized=spec.quantized,
+    )
+    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if metadata.token_types else [])
+    helper = onnx.helper
+    model = graph.model(
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(spec.labels)])],
+    )
+    helper.set_model_props(model, metadata.properties())
+    return model
+
+
+def _embeddings(graph: Graph, spec: EncoderSpec) -> str:
+    """norm(word + token type + position), then ELECTRA's projection: [batch, sequence, hidden]."""
+    tables = spec.embeddings
+    length = graph.node(
+        "Slice",
+        [graph.node("Shape", ["input_ids"]), graph.integers([1]), graph.integers([2])],
+    )
+    position = graph.node(
+        "Slice",
+        [
+            graph.constant(f"{tables.name}.position_embeddings.weight", tables.position),
+            graph.integers([0]),
+            length,
+            graph.integers([0]),
+        ],
+    )
+    terms = [_word(graph, spec), position]
+    if tables.token_type is not None:
+        stored = graph.constant(f"{tables.name}.token_type_embeddings.weight", tables.token_type)
+        terms.insert(1, graph.node("Gather", [stored, "token_type_ids"]))
+    total = terms[0]
+    for term in terms[1:]:
+        total = graph.node("Add", [total, term])
+    hidden = _norm(graph, total, tables.norm)
+    if tables.projection is not None:
+        projected = project(graph, hidden, tables.projection)
+        hidden = graph.node("Add", [projected.product, projected.bias])
+    return hidden
+
+
+def _word(graph: Graph, spec: EncoderSpec) -> str:
+    """Word vectors; INT8 rows are gathered as they are and scaled afterwards."""
+    name, table = f"{spec.embeddings.name}.word_embeddings.weight", spec.embeddings.word
+    if not isinstance(table, QuantizedTensor):
+        return graph.node("Gather", [graph.constant(name, table), "input_ids"])
+    values = graph.node("Gather", [graph.constant(name, table.values), "input_ids"])
+    scale = graph.node("Gather", [graph.constant(f"{name}.scale", table.scale[:, None]), "input_ids"])
+    return graph.node("Mul", [graph.node("Cast", [values], to=TensorProto.FLOAT), scale])
+
+
+def _layer(graph: Graph, spec: EncoderSpec, layer: EncoderLayer, hidden: str, mask: str) -> str:
+    context = _attention(graph, spec.heads, layer, hidden, mask)
+    attended = project(graph, context, layer.attention_output)
+    hidden = _add_norm(graph, attended, hidden, layer.attention_norm)
+    inner = _activate(graph, project(graph, hidden, layer.intermediate), spec.activation)
+    output = project(graph, inner, layer.output, after=spec.activation)
+    return _add_norm(graph, output, hidden, layer.output_norm)
+
+
+def _attention(graph: Graph, heads: int, layer: EncoderLayer, hidden: str, mask: str) -> str:
+    """Context vectors [batch, sequence, hidden] before the output projection."""
+    parts = (layer.query, layer.key, layer.value)
+    name = f"{layer.query.name.rpartition('.')[0]}.query_key_value"
+    bias = graph.constant(f"{name}.bias", np.concatenate([part.bias for part in parts]))
+    if any(isinstance(part.weight, QuantizedTensor) for part in parts):
+        products = [projected.product for projected in project_together(graph, hidden, parts)]
+        return graph.node("MultiHeadAttention", [*products, bias, mask], domain=MICROSOFT, num_heads=heads)
+    # Attention does the three float products in one: some 2 % of a MiniLM's time.
+    weight = np.concatenate([_float(part) for part in parts]).T
+    inputs = [hidden, graph.constant(f"{name}.weight", weight), bias, mask]
+    return graph.node("Attention", inputs, domain=MICROSOFT, num_heads=heads)
+
+
+def _float(linear: Linear) -> FloatArray:
+    return linear.weight.dequantize() if isinstance(linear.weight, QuantizedTensor) else linear.weight
+
+
+def _head(graph: Graph, spec: EncoderSpec, hidden: str) -> None:
+    """`logits` from the first token."""
+    first = graph.node("Gather", [hidden, graph.integers(0)], axis=1)
+    pooled = _activate(graph, project(graph, first, spec.head.dense), spec.head.activation)
+    out = project(graph, pooled, spec.head.out)
+    graph.node("Add", [out.product, out.bias], outputs=["logits"])
+
+
+def _activate(graph: Graph, projected: Projected, activation: Activation) -> str:
+    """activation(product + bias); the GELUs have operators that add the bias themselves."""
+    inputs = [projected.product, projected.bias]
+    if activation == "gelu":
+        return graph.node("BiasGelu", inputs, domain=MICROSOFT)
+    if activation == "gelu_tanh":
+        return graph.node("FastGelu", inputs, domain=MICROSOFT)
+    return graph.node("Relu" if activation == "relu" else "Tanh", [graph.node("Add", inputs)])
+
+
+def _add_norm(graph: Graph, projected: Projected, residual: str, norm: LayerNorm) -> str:
+    # A Sum, because ONNX Runtime turns Adds here into its SkipLayerNormalization, a scalar loop that costs
+    # a quarter of an INT8 model's time; LayerNormalization is vectorised.
+    return _norm(graph, graph.node("Sum", [projected.product, projected.bias, residual]), norm)
+
+
+def _norm(graph: Graph, value: str, norm: LayerNorm) -> str:
+    inputs = [
+        value,
+        graph.constant(f"{norm.name}.weight", norm.weight),
+        graph.constant(f"{norm.name}.bias", norm.bias),
+    ]
+    return graph.node("LayerNormalization", inputs, axis=-1, epsilon=norm.eps)

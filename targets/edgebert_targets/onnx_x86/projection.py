@@ -1,0 +1,99 @@
+"""Linear layers in the graph: float32, or INT8 weights with each token's input quantised by itself.
+
+Per token: s = max|x| / 127, q = round_half_even(x / s) as uint8 around 128, y = s * (q - 128) (W * w_scale).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgebert_targets.encoder import Activation, Linear, QuantizedTensor
+from edgebert_targets.onnx_x86.graph import MICROSOFT, Graph
+
+# Lowest value each activation can return: min of x Φ(x), of its tanh form (rounded down), of max(x, 0).
+LOWEST: dict[Activation, float] = {"gelu": -0.16997121, "gelu_tanh": -0.17004080, "relu": 0.0}
+SMALLEST_SCALE = 1e-30  # keeps x / s finite for a token that is all zeros
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Names of x Wᵀ and of the bias, which the next operator adds."""
+
+    product: str
+    bias: str
+
+
+@dataclass(frozen=True)
+class QuantizedInput:
+    """x = scale * (values - zero_point) + offset; `values` uint8, `scale` one a token, the rest constants."""
+
+    values: str
+    scale: str
+    zero_point: str
+    offset: float
+
+
+def project(graph: Graph, x: str, linear: Linear, *, after: Activation | None = None) -> Projected:
+    """x [..., in] through `linear`; `after` names the activation that made x, if any."""
+    if not isinstance(linear.weight, QuantizedTensor):
+        return _project_float(graph, x, linear)
+    return _project_int8(graph, _quantize(graph, x, after), linear, linear.weight)
+
+
+def project_together(graph: Graph, x: str, linears: Sequence[Linear]) -> list[Projected]:
+    """The same x through several layers, quantised once."""
+    quantized: QuantizedInput | None = None
+    results = []
+    for linear in linears:
+        if isinstance(linear.weight, QuantizedTensor):
+            quantized = quantized or _quantize(graph, x, None)
+            results.append(_project_int8(graph, quantized, linear, linear.weight))
+        else:
+            results.append(_project_float(graph, x, linear))
+    return results
+
+
+def _project_float(graph: Graph, x: str, linear: Linear) -> Projected:
+    assert not isinstance(linear.weight, QuantizedTensor)
+    weight = graph.constant(f"{linear.name}.weight", linear.weight.T)
+    return Projected(graph.node("MatMul", [x, weight]), graph.constant(f"{linear.name}.bias", linear.bias))
+
+
+def _quantize(graph: Graph, x: str, after: Activation | None) -> QuantizedInput:
+    """Quantise each row of x over its last axis.
+
+    What follows GELU or ReLU has a known lowest value: taking it as the offset uses all 8 bits, and the
+    offset's share of the product is a constant that the bias takes in.
+    """
+    one = graph.floats(1.0)
+    if after in LOWEST:
+        offset, levels, zero_point = LOWEST[after], 255.0, graph.bytes(0)
+        x = graph.node("Sub", [x, graph.floats(offset)]) if offset else x
+        largest = graph.node("ReduceMax", [x], axes=[-1], keepdims=1)
+    else:
+        offset, levels, zero_point = 0.0, 127.0, graph.bytes(128)
+        largest = graph.node("ReduceMax", [graph.node("Abs", [x])], axes=[-1], keepdims=1)
+    scale = graph.node("Mul", [largest, graph.floats(1.0 / levels)])
+    scale = graph.node("Max", [scale, graph.floats(SMALLEST_SCALE)])
+    values = graph.node("QuantizeLinear", [graph.node("Div", [x, scale]), one, zero_point])
+    return QuantizedInput(values, scale, zero_point, offset)
+
+
+def _project_int8(graph: Graph, x: QuantizedInput, linear: Linear, weight: QuantizedTensor) -> Projected:
+    name = f"{linear.name}.weight"
+    inputs = [
+        x.values,
+        graph.constant(name, weight.values.T),
+        graph.floats(1.0),
+        graph.constant(f"{name}.scale", weight.scale),
+        x.zero_point,
+    ]
+    product = graph.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
+    bias = linear.bias
+    if x.offset:
+        sums = weight.values.sum(axis=1, dtype=np.int64) * weight.scale.astype(np.float64)
+        bias = (bias + x.offset * sums).astype(np.float32)
+    return Projected(graph.node("Mul", [product, x.scale]), graph.constant(f"{linear.name}.bias", bias))
