@@ -108,24 +108,31 @@ def run(args: list[str]) -> int:
     try:
         result = cli.main(args=args, prog_name="edgebert", standalone_mode=False)
         return result if isinstance(result, int) else errors.EXIT_OK
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return fail("interrupted; run the same command again to continue", errors.EXIT_INTERRUPTED, as_json)
-    except click.ClickException as error:
-        hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edgebert"
-        return fail(f"{error.format_message()} See '{hint} --help'.", errors.EXIT_USAGE, as_json)
     except BrokenPipeError:
+        # The reader has gone; without this Python complains once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.EXIT_OK
-    except Exception as error:
-        if debug:
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = explain(error)
+        if debug and not isinstance(error, click.ClickException | KeyboardInterrupt):
             raise
-        code = exit_code_of(error)
-        if code is None:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            return fail(f"unexpected error, a bug: {what}; run again with --debug", errors.EXIT_BUG, as_json)
-        return fail(describe(error), code, as_json)
+        return fail(message, code, as_json) if message else code
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """The line to print (empty for a plain exit) and the exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return "", error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "interrupted; run the same command again to continue", errors.EXIT_INTERRUPTED
+    if isinstance(error, click.ClickException):
+        hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edgebert"
+        return f"{error.format_message()} See '{hint} --help'.", errors.EXIT_USAGE
+    code = exit_code_of(error)
+    if code is not None:
+        return describe(error), code
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"unexpected error, a bug: {what}; run again with --debug", errors.EXIT_BUG
 
 
 def main() -> None:

@@ -1,0 +1,282 @@
+"""The whole road: a model and its data in, one proven package a target out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgebert.build_report import build_report
+from edgebert.compression import CheckpointStep, TaskData, compress, needed_length, tokenizer_folder
+from edgebert.conversion import artifact_logits, convert_step
+from edgebert.data import Columns, Example, label_set, load_examples
+from edgebert.errors import GateError, MissingExtraError, OutputError, UsageError
+from edgebert.figures import Report
+from edgebert.gate import gate_message
+from edgebert.machine import usable_cores
+from edgebert.measure import Measured, measure
+from edgebert.progress import Reporter, SilentReporter
+from edgebert.report import write_report
+from edgebert.shipping import golden_examples, make_manifest, ship
+from edgebert.source_model import SourceModel, match_labels, resolve_model
+from edgebert.stages import StageStore, default_work_folder
+from edgebert.tokenizer import TextTokenizer
+from edgebert_targets.base import Target, get_target, target_names
+
+if TYPE_CHECKING:
+    from edgebert_compress.recipe import Recipe
+
+DEFAULT_NAME = "home-intents"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build. `model`, `train` and `evaluation` are all None for the bundled home-intents.
+
+    `max_drop`: accepted loss of accuracy as a fraction. `max_length`: tokens; None takes what the data needs.
+    `threads`: of training; None takes all cores.
+    """
+
+    targets: tuple[str, ...]
+    model: str | None = None
+    train: str | None = None
+    evaluation: str | None = None
+    recipe: str | None = None
+    max_drop: float = 0.01
+    out: Path | None = None
+    work: Path | None = None
+    as_zip: bool = False
+    force: bool = False
+    seed: int = 0
+    max_length: int | None = None
+    threads: int | None = None
+    new_head: bool = False
+    columns: Columns = field(default_factory=Columns)
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """A written package and what its report says."""
+
+    target: str
+    package: Path
+    report: Report
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    targets: tuple[TargetResult, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the build starts from, read and checked. `names`: how train and eval are called in the report."""
+
+    model: SourceModel
+    train: list[Example]
+    evaluation: list[Example]
+    names: tuple[str, str]
+
+
+def build(
+    model: str | Path | None = None,
+    train: str | Path | None = None,
+    evaluation: str | Path | None = None,
+    targets: Sequence[str] = (),
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> BuildResult:
+    """Python's `edgebert build`: further options are the fields of BuildOptions.
+
+    Raises GateError when accuracy fell too far (the report is written, the package is not), and the errors
+    of each part.
+    """
+    for name in ("out", "work"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name])
+    chosen = BuildOptions(
+        targets=tuple(targets),
+        model=None if model is None else str(model),
+        train=None if train is None else str(train),
+        evaluation=None if evaluation is None else str(evaluation),
+        **options,
+    )
+    return build_packages(chosen, reporter or SilentReporter())
+
+
+def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
+    """Run the whole road. Cheap checks come first, so that hours of training do not end in a typo."""
+    targets = _check_options(options)
+    _require_build_extra()
+    out = options.out or Path("out") / (Path(options.model).name if options.model else DEFAULT_NAME)
+    places = {target.name: _package_place(out, target, options) for target in targets}
+    store = StageStore(options.work or default_work_folder())
+    source = _read_source(options)
+    warnings: list[str] = []
+    recipes = {}
+    for target in targets:
+        recipes[target.name] = _recipe_for(target, options, source.model)
+        for warning in sparsity_warnings(target, recipes[target.name]):
+            warnings.append(warning)
+            reporter.warn(warning)
+    data = _task_data(options, source, store)
+    reporter.note(
+        f"{source.model.name}: {source.model.architecture}, {len(data.labels)} labels, "
+        f"{len(data.train)} training and {len(data.evaluation)} evaluation examples, "
+        f"texts up to {data.max_length} tokens"
+    )
+    _use_threads(options.threads)
+    chains: dict[Recipe, list[CheckpointStep]] = {}
+    results: list[TargetResult] = []
+    failures: list[str] = []
+    for target in targets:
+        recipe = recipes[target.name]
+        if recipe not in chains:
+            reporter.note(f"recipe '{recipe.name}': {recipe.description}")
+            chains[recipe] = compress(source.model, data, recipe, store, options.seed, reporter)
+        steps = chains[recipe]
+        measured, tokenizer = _convert_and_measure(target, steps, data, options, store, reporter)
+        report = build_report(
+            target, source.model, data, source.names, recipe, options.seed, measured, warnings
+        )
+        place = places[target.name]
+        if not measured.verdict.passed:
+            folder = out / f"{target.name}-report"
+            folder.mkdir(parents=True, exist_ok=True)
+            _, html = write_report(report, folder, force=True)
+            failures.append(gate_message(target.name, measured.verdict, str(html)))
+            continue
+        manifest = make_manifest(target, report, measured, tokenizer, data, source.model)
+        golden = golden_examples(target, measured.converted[-1].model, tokenizer, data.evaluation)
+        ship(place, report, manifest, measured, golden, as_zip=options.as_zip, force=options.force)
+        reporter.note(f"target {target.name}: package written to {place}")
+        results.append(TargetResult(target.name, place, report))
+    if failures:
+        raise GateError(". ".join(failures))
+    return BuildResult(tuple(results), tuple(warnings))
+
+
+def sparsity_warnings(target: Target, recipe: Recipe) -> list[str]:
+    """One line for each pruning stage that will not make this target faster, with what would."""
+    support = {row.pattern: row for row in target.support()}
+    lines = []
+    for stage in recipe.stages:
+        if stage.kind != "prune":
+            continue
+        row = support.get("sparse-4-block" if stage.pattern == "4-block" else "sparse-unstructured")
+        if row is not None and row.speed != "yes":
+            helps = [name for name, other in support.items() if other.speed == "yes"]
+            size = {"yes": "smaller", "zipped only": "smaller only when zipped", "no": "no smaller"}[row.size]
+            lines.append(
+                f"stage '{stage.title}' makes no model faster on {target.name} ({target.backend}) "
+                f"and its file {size}; what does make it faster there: {', '.join(helps)}"
+            )
+    return lines
+
+
+def _check_options(options: BuildOptions) -> list[Target]:
+    if not options.targets:
+        raise UsageError(f"no target given; add --target with one of: {', '.join(target_names())}")
+    given = {"--model": options.model, "--train": options.train, "--eval": options.evaluation}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise UsageError(
+            f"{' and '.join(missing)} missing; give --model, --train and --eval, "
+            f"or none of them for {DEFAULT_NAME}"
+        )
+    if not 0 <= options.max_drop <= 1:
+        raise UsageError(
+            f"--max-drop is {options.max_drop:g}; give a fraction from 0 to 1 (0.01 is one point)"
+        )
+    for name, value in (("--threads", options.threads), ("--max-length", options.max_length)):
+        if value is not None and value < (8 if name == "--max-length" else 1):
+            raise UsageError(f"{name} is {value}; give {8 if name == '--max-length' else 1} or more")
+    if not 0 <= options.seed < 1 << 32:
+        raise UsageError(f"--seed is {options.seed}; give a number from 0 to 4294967295")
+    return [get_target(name) for name in dict.fromkeys(options.targets)]
+
+
+def _require_build_extra() -> None:
+    for name in ("torch", "transformers", "safetensors", "yaml"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(
+                f"building needs {name}, which is not installed; run: pip install 'edgebert[all]'"
+            )
+
+
+def _package_place(out: Path, target: Target, options: BuildOptions) -> Path:
+    """Where the package goes, checked now rather than after the training."""
+    place = out / (f"{target.name}.zip" if options.as_zip else target.name)
+    if os.path.lexists(place) and not options.force:
+        raise OutputError(f"'{place}' exists already; choose another --out or add --force to replace it")
+    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write into '{parent}'; choose another --out")
+    return place
+
+
+def _read_source(options: BuildOptions) -> Source:
+    if options.model is None:
+        from edgebert.demo.home_intents import task
+
+        train = [Example(text, None, label) for text, label in task.training_examples()]
+        evaluation = [Example(text, None, label) for text, label in task.heldout_examples()]
+        model = replace(resolve_model(task.model_folder()), name=DEFAULT_NAME)
+        return Source(model, train, evaluation, ("home-intents grammar", "home-intents held-out sentences"))
+    assert options.train is not None and options.evaluation is not None
+    train = load_examples(options.train, options.columns, "train")
+    evaluation = load_examples(options.evaluation, options.columns, "validation")
+    model = resolve_model(options.model)
+    if options.new_head:
+        model = replace(model, labels=None)
+    return Source(model, train, evaluation, (Path(options.train).name, Path(options.evaluation).name))
+
+
+def _recipe_for(target: Target, options: BuildOptions, model: SourceModel) -> Recipe:
+    from edgebert_compress.recipe import default_recipe, load_recipe
+
+    return load_recipe(options.recipe) if options.recipe else default_recipe([target.name], model.layers)
+
+
+def _task_data(options: BuildOptions, source: Source, store: StageStore) -> TaskData:
+    labels = label_set(source.train, source.evaluation)
+    if source.model.labels is not None:
+        labels = match_labels(source.model, labels)
+    limit = source.model.max_length
+    if options.max_length is not None and options.max_length > limit:
+        raise UsageError(f"--max-length is {options.max_length}, but the model takes at most {limit} tokens")
+    length = options.max_length
+    if length is None:
+        tokenizer = TextTokenizer.from_folder(tokenizer_folder(source.model, store), limit)
+        length = needed_length(tokenizer, [*source.train, *source.evaluation], limit)
+    return TaskData(labels, source.train, source.evaluation, length)
+
+
+def _convert_and_measure(
+    target: Target,
+    steps: Sequence[CheckpointStep],
+    data: TaskData,
+    options: BuildOptions,
+    store: StageStore,
+    reporter: Reporter,
+) -> tuple[Measured, TextTokenizer]:
+    reporter.note(f"target {target.name}: converting {len(steps)} checkpoints")
+    converted = [convert_step(target, step, data.max_length, store) for step in steps]
+    tokenizer = TextTokenizer.from_folder(steps[-1].folder, data.max_length)
+    logits = artifact_logits(
+        target, converted[-1], tokenizer, data.evaluation, options.threads or usable_cores(), store, reporter
+    )
+    measured = measure(
+        target, converted, logits, data, tokenizer, options.max_drop, store=store, reporter=reporter
+    )
+    return measured, tokenizer
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    torch.set_num_threads(threads or usable_cores())

@@ -1,0 +1,139 @@
+"""`edgebert inspect`: what is in a package, read back from its model file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from edgebert.cli.output import json_option, megabytes, percent, print_json, print_table
+from edgebert.manifest import Manifest
+from edgebert.package import open_package
+from edgebert.pipeline import package_target
+from edgebert_targets.base import ArtifactFacts, TensorFacts
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """One part of the model. `sparsity`: share of zeros in [0, 1] over its weights; `dtypes`: sorted."""
+
+    part: str
+    tensors: int
+    nbytes: int
+    share: float
+    dtypes: tuple[str, ...]
+    sparsity: float
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--tensors", is_flag=True, help="List every stored weight as well.")
+@json_option
+def command(package: Path, tensors: bool, as_json: bool) -> None:
+    """Show what is in PACKAGE: sizes, layers, dtypes, sparsity, operators, and the CPU it needs."""
+    with open_package(package) as opened:
+        manifest = opened.manifest
+        facts = package_target(manifest).inspect(opened.model_path())
+        sizes = opened.sizes
+    parts = by_part(facts)
+    if as_json:
+        print_json(to_json(manifest, facts, parts, sizes))
+        return
+    print_table(None, ("package", ""), overview(manifest, facts, sizes))
+    print_parts(parts)
+    ops: list[tuple[str, int]] = sorted(facts.ops.items(), key=lambda item: (-item[1], item[0]))
+    print_table("Operators", ("operator", "count"), ops, (1,))
+    if tensors:
+        print_tensors(facts.tensors)
+
+
+def by_part(facts: ArtifactFacts) -> list[PartFacts]:
+    """Weights summed by part in file order; what is left of the file is the graph and its metadata."""
+    grouped: dict[str, list[TensorFacts]] = {}
+    for tensor in facts.tensors:
+        grouped.setdefault(tensor.part, []).append(tensor)
+    parts = [_part(name, tensors, facts.nbytes) for name, tensors in grouped.items()]
+    rest = max(0, facts.nbytes - sum(part.nbytes for part in parts))
+    return [*parts, PartFacts("graph and metadata", 0, rest, rest / max(1, facts.nbytes), (), 0.0)]
+
+
+def _part(name: str, tensors: Sequence[TensorFacts], total: int) -> PartFacts:
+    nbytes = sum(tensor.nbytes for tensor in tensors)
+    counts = [_elements(tensor) for tensor in tensors]
+    zeros = sum(count * tensor.sparsity for count, tensor in zip(counts, tensors, strict=True))
+    dtypes = tuple(sorted(Counter(tensor.dtype for tensor in tensors)))
+    return PartFacts(name, len(tensors), nbytes, nbytes / max(1, total), dtypes, zeros / max(1, sum(counts)))
+
+
+def _elements(tensor: TensorFacts) -> int:
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    return count
+
+
+def overview(manifest: Manifest, facts: ArtifactFacts, sizes: dict[str, int]) -> list[tuple[str, str]]:
+    """(what, value) rows on the package as a whole."""
+    lengths = facts.lengths or manifest.lengths
+    limit = manifest.tokenizer.max_length
+    rows = [
+        ("id", manifest.package_id),
+        ("task", f"{manifest.task}, {len(manifest.labels)} classes"),
+        ("target", f"{manifest.target} ({manifest.backend.name} {manifest.backend.version})"),
+        ("size", f"{megabytes(sum(sizes.values()))}, the model {megabytes(facts.nbytes)}"),
+        ("weights in INT8", percent(facts.quantized_share)),
+        ("tokens", ", ".join(map(str, lengths)) if lengths else f"any number up to {limit}"),
+        ("CPU", " or ".join(facts.cpu_architectures)),
+        ("CPU features", " or ".join(facts.cpu_features_any) or "none beyond the baseline"),
+    ]
+    rows += [(f"accuracy: {stage.stage}", _stage(dict(stage.metrics))) for stage in manifest.metrics]
+    return rows + [("note", note) for note in facts.notes]
+
+
+def _stage(metrics: dict[str, float]) -> str:
+    accuracy = metrics.get("accuracy")
+    return percent(accuracy) if accuracy is not None else "not measured"
+
+
+def print_parts(parts: Sequence[PartFacts]) -> None:
+    rows = [
+        (p.part, p.tensors, megabytes(p.nbytes), percent(p.share), ", ".join(p.dtypes), percent(p.sparsity))
+        for p in parts
+    ]
+    print_table("Model by part", ("part", "tensors", "size", "share", "dtypes", "zeros"), rows, (1, 2, 3, 5))
+
+
+def print_tensors(tensors: Sequence[TensorFacts]) -> None:
+    rows = [
+        (t.name, t.dtype, "x".join(map(str, t.shape)), megabytes(t.nbytes), percent(t.sparsity))
+        for t in tensors
+    ]
+    print_table("Weights", ("name", "dtype", "shape", "size", "zeros"), rows, (3, 4))
+
+
+def to_json(
+    manifest: Manifest, facts: ArtifactFacts, parts: Sequence[PartFacts], sizes: dict[str, int]
+) -> dict[str, object]:
+    """The JSON object of the verb."""
+    return {
+        "package_id": manifest.package_id,
+        "task": manifest.task,
+        "labels": manifest.labels,
+        "target": manifest.target,
+        "backend": manifest.backend,
+        "files": sizes,
+        "model_bytes": facts.nbytes,
+        "quantized_share": facts.quantized_share,
+        "lengths": facts.lengths or manifest.lengths,
+        "max_length": manifest.tokenizer.max_length,
+        "cpu_architectures": facts.cpu_architectures,
+        "cpu_features_any": facts.cpu_features_any,
+        "metrics": manifest.metrics,
+        "parts": parts,
+        "ops": dict(facts.ops),
+        "tensors": facts.tensors,
+        "notes": facts.notes,
+    }

@@ -1,0 +1,109 @@
+"""Per target: every checkpoint of the chain as that target's artifact, its size, and what it answers."""
+
+from __future__ import annotations
+
+import platform
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgebert.compression import CheckpointStep, Logits
+from edgebert.data import Example, data_hash
+from edgebert.inference import text_logits
+from edgebert.progress import Reporter
+from edgebert.stages import StageStore
+from edgebert.tokenizer import TextTokenizer
+from edgebert_targets.base import ArtifactFacts, ConvertOptions, SessionOptions, Target
+from edgebert_targets.encoder import load_encoder_spec
+
+
+@dataclass(frozen=True)
+class ConvertedStep:
+    """A checkpoint's artifact on one target. `zip_bytes` is its size deflated, as it is shipped."""
+
+    checkpoint: CheckpointStep
+    key: str
+    model: Path
+    raw_bytes: int
+    zip_bytes: int
+
+
+def convert_step(target: Target, step: CheckpointStep, max_length: int, store: StageStore) -> ConvertedStep:
+    """Convert one checkpoint, or take the artifact from `store`."""
+
+    def produce(out: Path) -> Mapping[str, Any]:
+        model = out / target.model_file
+        target.convert(load_encoder_spec(step.folder), model, ConvertOptions(lengths=(max_length,)))
+        return {"raw_bytes": model.stat().st_size, "zip_bytes": deflated_size(model)}
+
+    inputs = {"target": target.name, "checkpoint": step.key, "lengths": [max_length],
+              "backend": target.backend_version()}  # fmt: skip
+    result = store.run(f"convert-{target.name}", inputs, produce)
+    model = result.folder / target.model_file
+    return ConvertedStep(step, result.key, model, result.facts["raw_bytes"], result.facts["zip_bytes"])
+
+
+def deflated_size(path: Path) -> int:
+    """Bytes of the file after zlib level 6, the usual zip compression."""
+    packer, total = zlib.compressobj(6), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            total += len(packer.compress(chunk))
+    return total + len(packer.flush())
+
+
+def artifact_logits(
+    target: Target,
+    artifact: ConvertedStep,
+    tokenizer: TextTokenizer,
+    examples: Sequence[Example],
+    threads: int,
+    store: StageStore,
+    reporter: Reporter,
+) -> Logits:
+    """Logits [n, classes] of the artifact in its real runtime on this machine, in the order of `examples`."""
+
+    def produce(out: Path) -> Mapping[str, Any]:
+        session = target.open(artifact.model, SessionOptions(threads=threads))
+        try:
+            phase = f"{target.name}: answer the evaluation data"
+            texts, pairs = [e.text for e in examples], [e.text_pair for e in examples]
+            logits = text_logits(
+                session, tokenizer, texts, pairs, artifact.checkpoint.logits.shape[1],
+                on_done=lambda done: reporter.progress(phase, done, len(examples)),
+            )  # fmt: skip
+        finally:
+            session.close()
+        np.save(out / "logits.npy", logits, allow_pickle=False)
+        return {}
+
+    inputs = {"artifact": artifact.key, "data": data_hash(examples), "max_length": tokenizer.max_length,
+              "machine": platform.machine()}  # fmt: skip
+    result = store.run(f"answers-{target.name}", inputs, produce)
+    logits: Logits = np.load(result.folder / "logits.npy", allow_pickle=False)
+    return logits
+
+
+def where_validated(target: Target) -> str:
+    """In words, on what the artifact was run: says plainly when that is not the device family it is for."""
+    machine, backend = platform.machine(), f"{target.backend} {target.backend_version()}"
+    if machine in target.cpu_architectures:
+        return f"Validated and measured on this {machine} machine with {backend}."
+    family = " or ".join(target.cpu_architectures)
+    return (
+        f"Validated and measured on this {machine} machine with {backend} for {machine}; "
+        f"it has not been run on {family}, so speed and rounding there are not proven."
+    )
+
+
+def part_sizes(facts: ArtifactFacts) -> tuple[tuple[str, int], ...]:
+    """Bytes by part of the model in file order, the graph and metadata last."""
+    sizes: dict[str, int] = {}
+    for tensor in facts.tensors:
+        sizes[tensor.part] = sizes.get(tensor.part, 0) + tensor.nbytes
+    graph = facts.nbytes - sum(sizes.values())
+    return (*sizes.items(), ("graph and metadata", max(0, graph)))

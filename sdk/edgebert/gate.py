@@ -1,0 +1,46 @@
+"""The accuracy gate: what was lost, by which step, and whether that is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+# Accuracies are multiples of 1/n: half a billionth absorbs the rounding of their differences.
+ROUNDING = 5e-10
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """`drop` = the teacher's accuracy minus the artifact's, both in [0, 1]; `guilty` lost the most."""
+
+    drop: float
+    max_drop: float
+    passed: bool
+    guilty: str | None
+    guilty_cost: float
+
+
+def judge(accuracies: Sequence[tuple[str, float]], max_drop: float) -> GateVerdict:
+    """Judge a chain of (step name, accuracy) that starts with the teacher and ends with the artifact.
+
+    `guilty` is the step that lost most accuracy against the step before it, None when no step lost any.
+    """
+    drop = accuracies[0][1] - accuracies[-1][1]
+    costs = [
+        (before[1] - after[1], after[0])
+        for before, after in pairwise(accuracies)
+    ]  # fmt: skip
+    cost, name = max(costs, key=lambda item: item[0], default=(0.0, ""))
+    guilty = name if cost > ROUNDING else None
+    return GateVerdict(drop, max_drop, drop <= max_drop + ROUNDING, guilty, max(cost, 0.0))
+
+
+def gate_message(target: str, verdict: GateVerdict, report: str) -> str:
+    """One line for a failed gate: what was lost, where most of it went, and what to do."""
+    return (
+        f"{target}: accuracy dropped by {100 * verdict.drop:.2f} points, more than --max-drop "
+        f"{100 * verdict.max_drop:.2f}; stage '{verdict.guilty}' lost most "
+        f"({100 * verdict.guilty_cost:.2f} points). No package was written; see {report}, "
+        "soften that stage in a --recipe or allow a larger --max-drop"
+    )

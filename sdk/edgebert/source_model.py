@@ -1,0 +1,185 @@
+"""Where a model comes from: a folder or a hub id, what it is, and whether its head is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgebert.errors import MissingExtraError, ModelError
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
+             "special_tokens_map.json", "added_tokens.json", "*.model"]  # fmt: skip
+HASHED_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
+ARCHITECTURES = ("bert", "distilbert", "roberta", "electra")
+MAX_CONFIG_BYTES = 4 << 20
+MAX_HEADER_BYTES = 64 << 20
+# Name of a parameter that only a sequence classification head has, by architecture.
+HEAD_WEIGHTS = {
+    "bert": "classifier.weight",
+    "distilbert": "classifier.weight",
+    "roberta": "classifier.out_proj.weight",
+    "electra": "classifier.out_proj.weight",
+}
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A Hugging Face folder on disk. `labels` are in logit order and None when the head is untrained.
+
+    `max_length`: tokens that its position table holds. `layers`: encoder layers.
+    """
+
+    name: str
+    folder: Path
+    architecture: str
+    sha256: str
+    labels: tuple[str, ...] | None
+    max_length: int
+    layers: int
+
+
+def resolve_model(model: str | Path) -> SourceModel:
+    """Find `model` (folder or hub id), check that it is supported. Raises ModelError, MissingExtraError."""
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _download(str(model))
+    config = _read_config(folder)
+    architecture = config.get("model_type")
+    if architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"architecture '{architecture}' of '{model}' is not supported; "
+            f"use one of: {', '.join(ARCHITECTURES)}"
+        )
+    heads = [name for name in config.get("architectures") or [] if isinstance(name, str)]
+    other = [name for name in heads if "For" in name and "MaskedLM" not in name and "PreTraining" not in name]
+    if other and not any(name.endswith("ForSequenceClassification") for name in other):
+        raise ModelError(
+            f"'{model}' is a {other[0]}: only text classification is supported; "
+            "give a classifier or a plain encoder"
+        )
+    names = _parameter_names(folder)
+    trained = HEAD_WEIGHTS[architecture] in names
+    if not (any(folder.glob("tokenizer.json")) or any(folder.glob("vocab*"))):
+        raise ModelError(f"'{model}' has no tokenizer files; save the tokenizer beside the weights")
+    labels = _labels(config) if trained else None
+    name = Path(model).resolve().name if folder == Path(model) else str(model)
+    return SourceModel(
+        name, folder, architecture, folder_hash(folder), labels, _max_length(config), _layers(config)
+    )
+
+
+def match_labels(model: SourceModel, labels: Sequence[str]) -> tuple[str, ...]:
+    """Labels in the order of the model's logits, checked against the data's.
+
+    A head that only knows LABEL_0 … LABEL_n fits data labelled 0 … n. Raises ModelError when they differ.
+    """
+    assert model.labels is not None
+    known = tuple(re.sub(r"^LABEL_(\d+)$", r"\1", label) for label in model.labels)
+    for names in (model.labels, known):
+        if set(names) >= set(labels):
+            return names
+    unknown = sorted(set(labels) - set(model.labels))
+    raise ModelError(
+        f"the head of '{model.name}' does not know the label '{unknown[0]}' (it has: "
+        f"{', '.join(model.labels[:6])}{', …' if len(model.labels) > 6 else ''}); "
+        "rename the labels, or train a new head with --new-head"
+    )
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over names and contents of the model's files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in HASHED_SUFFIXES):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _download(model: str) -> Path:
+    if not HUB_ID.match(model):
+        raise ModelError(f"no model folder at '{model}'; give a folder with config.json or a hub id")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingExtraError(
+            f"no folder '{model}', and downloading needs huggingface_hub; run: pip install 'edgebert[build]'"
+        ) from None
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+    except Exception as error:  # the library raises many unrelated types
+        what = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"no folder '{model}', and the hub did not give it: {what}; check the name"
+        ) from None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"'{folder}' has no config.json; give a folder that from_pretrained can load")
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError("too large")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise ModelError(
+            f"'{path}' is not a model configuration ({error}); download the model again"
+        ) from None
+    return config
+
+
+def _max_length(config: dict[str, Any]) -> int:
+    positions = config.get("max_position_embeddings", 512)
+    if not isinstance(positions, int) or not 8 <= positions <= 1 << 20:
+        raise ModelError(
+            f"config.json: max_position_embeddings is {positions!r}; give the table's number of rows"
+        )
+    # RoBERTa numbers positions from its padding id + 1, which costs the table's first rows.
+    offset = int(config.get("pad_token_id") or 0) + 1 if config["model_type"] == "roberta" else 0
+    return positions - offset
+
+
+def _layers(config: dict[str, Any]) -> int:
+    layers = config.get("n_layers" if config["model_type"] == "distilbert" else "num_hidden_layers")
+    if not isinstance(layers, int) or not 1 <= layers <= 1024:
+        raise ModelError(f"config.json: the number of layers is {layers!r}; give a whole number from 1 up")
+    return layers
+
+
+def _parameter_names(folder: Path) -> set[str]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = any(folder.glob("*.bin"))
+        hint = "pickled ones are never loaded: convert them" if pickled else "save it with save_pretrained"
+        raise ModelError(f"'{folder}' has no .safetensors weights; {hint}")
+    names: set[str] = set()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                if length > min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+                    raise ValueError(f"header of {length} bytes")
+                names |= set(json.loads(file.read(length)))
+        except (struct.error, ValueError) as error:
+            raise ModelError(f"'{path}' is damaged ({error}); download the model again") from None
+    return names
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    table = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+    try:
+        ordered = sorted((int(index), str(label)) for index, label in table.items())
+    except (ValueError, AttributeError):
+        raise ModelError("config.json: id2label is not a table from number to label; correct it") from None
+    if [index for index, _ in ordered] != list(range(len(ordered))):
+        raise ModelError("config.json: id2label does not number the labels 0, 1, 2, …; correct it")
+    return tuple(label for _, label in ordered)

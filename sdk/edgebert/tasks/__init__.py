@@ -1,0 +1,1 @@
+"""What differs from task to task: the head, what logits mean, the metric."""

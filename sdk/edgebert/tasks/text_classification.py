@@ -1,0 +1,77 @@
+"""Text classification, of single texts and of pairs: labels, probabilities, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert.errors import DataError
+
+TASK = "text-classification"
+HEAD = "AutoModelForSequenceClassification"
+METRIC = "accuracy"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best class and its probability; `scores` are the best `top_k` (label, probability), best first."""
+
+    label: str
+    score: float
+    scores: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Metrics over `examples` texts, as fractions of one."""
+
+    examples: int
+    accuracy: float
+    macro_f1: float
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities, float64 [n, classes], of float32 logits [n, classes]."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def predictions(logits: NDArray[np.float32], labels: Sequence[str], top_k: int) -> list[Prediction]:
+    """One prediction a row of logits [n, classes]; equal scores keep the order of `labels`."""
+    probabilities = softmax(logits) if len(logits) else np.zeros((0, len(labels)))
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    found = []
+    for row, best in zip(probabilities, order, strict=True):
+        scores = tuple((labels[i], float(row[i])) for i in best)
+        found.append(Prediction(scores[0][0], scores[0][1], scores))
+    return found
+
+
+def class_ids(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Position in `labels` of each name, int64 [n]. Raises DataError with the example's number."""
+    position = {label: i for i, label in enumerate(labels)}
+    for number, name in enumerate(names, 1):
+        if name not in position:
+            known = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
+            raise DataError(
+                f"example {number} has the label '{name}', which the package does not know; it knows {known}"
+            )
+    return np.array([position[name] for name in names], np.int64)
+
+
+def figures(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> Figures:
+    """Accuracy and macro F1 of logits [n, classes] against class numbers int64 [n]; n is at least 1."""
+    guess = logits.argmax(axis=1)
+    return Figures(len(truth), float(np.mean(guess == truth)), macro_f1(guess, truth))
+
+
+def macro_f1(guess: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    """Mean over the classes that occur in either array of F1 = 2 TP / (2 TP + FP + FN)."""
+    size = int(max(guess.max(), truth.max())) + 1
+    hits = np.bincount(truth[guess == truth], minlength=size)
+    total = np.bincount(guess, minlength=size) + np.bincount(truth, minlength=size)
+    return float(np.mean(2 * hits[total > 0] / total[total > 0]))

@@ -1,0 +1,145 @@
+"""Prove a package: its metric on labelled data, its golden examples, its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert.data import Example, data_hash
+from edgebert.errors import DataError
+from edgebert.golden import GoldenExample
+from edgebert.pipeline import Classifier, load
+from edgebert.tasks.text_classification import Figures, class_ids, figures
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two sets of logits for the same texts. `share`: fraction of equal best classes."""
+
+    share: float
+    max_difference: float
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """What the golden examples gave here against what the build recorded."""
+
+    examples: int
+    wrong_ids: int
+    wrong_classes: int
+    max_difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return not self.wrong_ids and not self.wrong_classes and self.max_difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class PackageValidation:
+    """`figures` is None without examples. `problems`: one line for each thing that failed."""
+
+    figures: Figures | None
+    golden: GoldenCheck
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+
+def evaluate(logits: NDArray[np.float32], examples: Sequence[Example], labels: Sequence[str]) -> Figures:
+    """Accuracy and macro F1 of logits [n, classes] on `examples`. Raises DataError (none, unknown label)."""
+    if not examples:
+        raise DataError("there are no examples to measure accuracy on; give a file with at least one row")
+    return figures(logits, class_ids([example.label for example in examples], labels))
+
+
+def agreement(one: NDArray[np.float32], other: NDArray[np.float32]) -> Agreement:
+    """Compare logits [n, classes] with logits [n, classes]; n is at least 1."""
+    same = one.argmax(axis=1) == other.argmax(axis=1)
+    return Agreement(float(np.mean(same)), float(np.abs(one.astype(np.float64) - other).max()))
+
+
+def check_golden(classifier: Classifier, golden: Sequence[GoldenExample]) -> GoldenCheck:
+    """Run the golden texts one at a time and compare ids, classes and logits."""
+    tolerance = classifier.manifest.golden_tolerance
+    if not golden:
+        return GoldenCheck(0, 0, 0, 0.0, tolerance)
+    texts, pairs = [row.text for row in golden], [row.text_pair for row in golden]
+    ids = _ids(classifier, texts, pairs)
+    expected = np.array([row.logits for row in golden], np.float32)
+    found = classifier.logits(texts, pairs, batch=1)
+    return GoldenCheck(
+        examples=len(golden),
+        wrong_ids=sum(tuple(now) != row.ids for now, row in zip(ids, golden, strict=True)),
+        wrong_classes=int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+        max_difference=agreement(found, expected).max_difference,
+        tolerance=tolerance,
+    )
+
+
+def validate_package(
+    path: str | Path, examples: Sequence[Example], threads: int = 1, min_accuracy: float | None = None
+) -> PackageValidation:
+    """Measure the package at `path` on `examples` (may be empty), check its golden examples and gate.
+
+    `min_accuracy` takes the place of the manifest's gate. Raises what `load` raises, and DataError.
+    """
+    with load(path, threads) as classifier:
+        golden = check_golden(classifier, classifier.golden())
+        measured = _measure(classifier, examples) if examples else None
+        notes = list(classifier.notes)
+        recorded = classifier.manifest.source.data.get("eval")
+        if examples and recorded is not None and data_hash(examples) != recorded:
+            notes.append("these are not the evaluation data of the build, whose accuracy the gate refers to")
+        problems = [*_golden_problems(golden), *_gate_problems(classifier, measured, min_accuracy)]
+        return PackageValidation(measured, golden, tuple(problems), tuple(notes))
+
+
+def _measure(classifier: Classifier, examples: Sequence[Example]) -> Figures:
+    class_ids([example.label for example in examples], classifier.labels)  # before minutes of work
+    texts, pairs = [example.text for example in examples], [example.text_pair for example in examples]
+    return evaluate(classifier.logits(texts, pairs), examples, classifier.labels)
+
+
+def _ids(classifier: Classifier, texts: Sequence[str], pairs: Sequence[str | None]) -> list[list[int]]:
+    tokenizer = classifier.tokenizer
+    return [tokenizer.encode_ids(text, pair)[0] for text, pair in zip(texts, pairs, strict=True)]
+
+
+def _golden_problems(golden: GoldenCheck) -> list[str]:
+    problems = []
+    if golden.wrong_ids:
+        problems.append(
+            f"the tokenizer gives other ids for {golden.wrong_ids} of {golden.examples} golden examples"
+        )
+    if golden.wrong_classes:
+        problems.append(f"{golden.wrong_classes} of {golden.examples} golden examples get another class")
+    # Also when the difference is NaN.
+    if not golden.max_difference <= golden.tolerance:
+        problems.append(
+            f"golden logits differ by {golden.max_difference:.4g}, at most {golden.tolerance:g} is allowed"
+        )
+    return problems
+
+
+def _gate_problems(classifier: Classifier, measured: Figures | None, minimum: float | None) -> list[str]:
+    if measured is None:
+        return []
+    gate = classifier.manifest.gate
+    if minimum is not None:
+        if measured.accuracy >= minimum:
+            return []
+        return [f"accuracy {measured.accuracy:.4f} is below the minimum {minimum:.4f}"]
+    value = getattr(measured, gate.metric)
+    if gate.allows(value):
+        return []
+    return [
+        f"{gate.metric} {value:.4f} is more than {gate.max_drop:g} below the recorded {gate.reference:.4f}"
+    ]
