@@ -11,6 +11,11 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+COLUMNS = (
+    ("text", "text", "the text"),
+    ("pair", "text_pair", "the second text"),
+    ("label", "label", "the label"),
+)
 
 
 def json_option(function: F) -> F:
@@ -27,6 +32,16 @@ def threads_option(function: F) -> F:
         show_default=True,
         help="Threads that the runtime uses for one model.",
     )(function)
+
+
+def column_options(function: F) -> F:
+    """The names of the data's columns; the parameters are `text_column`, `pair_column`, `label_column`."""
+    for name, default, what in reversed(COLUMNS):
+        option = click.option(
+            f"--{name}-column", default=default, show_default=True, help=f"Column of {what}."
+        )
+        function = option(function)
+    return function
 
 
 def print_json(value: object) -> None:

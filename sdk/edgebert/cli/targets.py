@@ -26,9 +26,13 @@ class MatrixRow:
 
 
 @click.command()
+@click.option("--markdown", is_flag=True, help="Print the matrix as a Markdown table, without the notes.")
 @json_option
-def command(as_json: bool) -> None:
+def command(markdown: bool, as_json: bool) -> None:
     """Show for every installed target which compression pays there, in speed and in size."""
+    if markdown:
+        click.echo(render_support_markdown(), nl=False)
+        return
     targets = [get_target(name) for name in target_names()]
     if as_json:
         print_json({"support": support_matrix(targets)})
@@ -52,7 +56,16 @@ def cells(row: MatrixRow) -> tuple[str, ...]:
 
 
 def render_support_markdown() -> str:
-    """The matrix of the installed targets as a Markdown table, as README.md holds it."""
-    rows = [cells(row) for row in support_matrix([get_target(name) for name in target_names()])]
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+    """Pattern by backend as a Markdown table, as README.md holds it."""
+    matrix = support_matrix([get_target(name) for name in target_names()])
+    backends = dict.fromkeys((row.target, row.backend) for row in matrix)
+    found = {(row.target, row.pattern): f"faster: {row.speed}, smaller: {row.size}" for row in matrix}
+    lines = [
+        ("pattern", *(f"`{target}` ({backend})" for target, backend in backends)),
+        ("---",) * (len(backends) + 1),
+        *(
+            (pattern, *(found.get((target, pattern), "–") for target, _ in backends))
+            for pattern in dict.fromkeys(row.pattern for row in matrix)
+        ),
+    ]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from edgebert.cli.output import json_option, percent, print_json, print_notes, print_table, threads_option
+from edgebert.cli.output import (
+    column_options,
+    json_option,
+    percent,
+    print_json,
+    print_notes,
+    print_table,
+    threads_option,
+)
 from edgebert.errors import EXIT_GATE, EXIT_OK
 from edgebert.validate import PackageValidation, validate_package
 
@@ -18,9 +26,7 @@ from edgebert.validate import PackageValidation, validate_package
     "source",
     help="Labelled data: a .jsonl, .csv or .tsv file, or a datasets id NAME[:CONFIG[:SPLIT]].",
 )
-@click.option("--text-column", default="text", show_default=True, help="Column of the text.")
-@click.option("--pair-column", default="text_pair", show_default=True, help="Column of the second text.")
-@click.option("--label-column", default="label", show_default=True, help="Column of the label.")
+@column_options
 @click.option(
     "--min-accuracy",
     type=click.FloatRange(0, 1),
