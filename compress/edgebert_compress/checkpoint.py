@@ -132,17 +132,20 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def load_classifier(folder: Path, labels: Sequence[str] | None = None) -> tuple[nn.Module, bool]:
+def load_classifier(
+    folder: Path, labels: Sequence[str] | None = None, *, new_head: bool = False
+) -> tuple[nn.Module, bool]:
     """A float32 sequence classifier in eval mode, and whether its head is new.
 
-    With `labels` other than the checkpoint's own, the head starts fresh (from torch's random state).
+    With `labels` other than the checkpoint's own, or `new_head`, the head starts fresh (from torch's random
+    state).
     Without `labels` every weight must be in the checkpoint. Raises CheckpointError and ModelError.
     """
     from transformers import AutoModelForSequenceClassification
 
     config = read_config(folder)
     known = tuple(config.id2label.get(i) for i in range(config.num_labels))
-    fresh = labels is not None and tuple(labels) != known
+    fresh = labels is not None and (new_head or tuple(labels) != known)
     if labels is not None:
         if len(labels) < 2:
             raise ModelError(f"classification needs at least 2 labels, not {len(labels)}; check the data")

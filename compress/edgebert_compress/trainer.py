@@ -193,15 +193,18 @@ def fine_tune(
     config: FineTuneStage,
     seed: int,
     progress: Progress,
+    *,
+    new_head: bool = False,
 ) -> TrainingFacts:
     """Train a classifier from `model_dir` and write it, with the tokenizer files, to the folder `out`.
 
-    The head starts fresh when the checkpoint has none or other labels. `out` appears whole or not at all.
+    The head starts fresh with `new_head`, or when the checkpoint has none or other labels. `out` appears
+    whole or not at all.
     Raises CheckpointError, ModelError and TrainingError.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, new_head = checkpoints.load_classifier(model_dir, labels)
+        model, fresh = checkpoints.load_classifier(model_dir, labels, new_head=new_head)
     with checkpoints.atomic_folder(out) as folder:
         facts = train_model(
             model,
@@ -210,8 +213,8 @@ def fine_tune(
             seed=seed,
             progress=progress,
             phase="fine-tune",
-            new_head=new_head,
-            head_rate=config.head_rate if new_head else 1.0,
+            new_head=fresh,
+            head_rate=config.head_rate if fresh else 1.0,
         )
         checkpoints.write_classifier(model, model_dir, folder)
     return facts

@@ -232,7 +232,7 @@ def _read_source(options: BuildOptions) -> Source:
     evaluation = load_examples(options.evaluation, options.columns, "validation")
     model = resolve_model(options.model)
     if options.new_head:
-        model = replace(model, labels=None)
+        model = replace(model, labels=None, new_head=True)
     return Source(model, train, evaluation, (Path(options.train).name, Path(options.evaluation).name))
 
 

@@ -190,11 +190,13 @@ def make_teacher(
     inputs: dict[str, Any] = {"model": model.sha256, "labels": list(data.labels)}
     if not trained:
         reporter.note(
-            f"'{model.name}' has no trained head: fine-tuning it on {len(data.train)} examples first; "
-            "the result is the teacher"
+            f"'{model.name}' {'gets a new head' if model.new_head else 'has no trained head'}: "
+            f"fine-tuning it on {len(data.train)} examples first; the result is the teacher"
         )
         inputs |= {"data": train_hash, "max_length": data.max_length, "seed": seed,
                    "fine_tune": asdict(recipe.fine_tune)}  # fmt: skip
+        if model.new_head:
+            inputs["new_head"] = True
 
     def produce(out: Path) -> Mapping[str, Any]:
         checkpoint = out / CHECKPOINT
@@ -202,10 +204,17 @@ def make_teacher(
             _save_as_given(model, data.labels, checkpoint)
             facts: Mapping[str, Any] = {"seconds": 0.0}
         else:
-            facts = asdict(
-                fine_tune(model.folder, checkpoint, train, data.labels, recipe.fine_tune, seed,
-                          _named(reporter, "teacher"))
-            )  # fmt: skip
+            trained_facts = fine_tune(
+                model.folder,
+                checkpoint,
+                train,
+                data.labels,
+                recipe.fine_tune,
+                seed,
+                _named(reporter, "teacher"),
+                new_head=model.new_head,
+            )
+            facts = asdict(trained_facts)
         _copy_tokenizer(tokens, checkpoint)
         return {**facts, "trained_here": not trained}
 
@@ -213,13 +222,13 @@ def make_teacher(
 
 
 def _save_as_given(model: SourceModel, labels: Sequence[str], out: Path) -> None:
-    import torch
-    from transformers import AutoModelForSequenceClassification
+    from edgebert_compress.checkpoint import load_classifier, write_classifier
 
-    network = AutoModelForSequenceClassification.from_pretrained(model.folder, dtype=torch.float32)
+    network: Any = load_classifier(model.folder)[0]
     network.config.id2label = dict(enumerate(labels))
     network.config.label2id = {label: i for i, label in enumerate(labels)}
-    network.save_pretrained(out)
+    out.mkdir()
+    write_classifier(network, model.folder, out)
 
 
 def _copy_tokenizer(tokens: Path, out: Path) -> None:

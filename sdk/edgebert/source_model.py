@@ -34,6 +34,7 @@ class SourceModel:
     """A Hugging Face folder on disk. `labels` are in logit order and None when the head is untrained.
 
     `max_length`: tokens that its position table holds. `layers`: encoder layers.
+    `new_head`: the head is to be trained anew.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SourceModel:
     labels: tuple[str, ...] | None
     max_length: int
     layers: int
+    new_head: bool = False
 
 
 def resolve_model(model: str | Path) -> SourceModel:

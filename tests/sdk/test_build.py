@@ -329,6 +329,18 @@ def test_full_disk_is_one_line_and_leaves_nothing(
     assert not list(small_disk.glob("place/.*"))
 
 
+def test_new_head_trains_a_head_that_was_there(files: Path, options: BuildOptions, tmp_path: Path) -> None:
+    """A head with the right labels but random weights is taken as it is, and replaced only on request."""
+    model = make_checkpoint(tmp_path / "model", layers=3)
+    chosen = replace(options, model=str(model), targets=("x86",), out=tmp_path / "out", max_drop=1.0)
+    untrained = build_packages(chosen, SilentReporter()).targets[0].report
+    assert untrained.validation.teacher < 0.8
+    assert untrained.stages[0].description == "as given, float32"
+    trained = build_packages(replace(chosen, new_head=True, force=True), SilentReporter()).targets[0].report
+    assert trained.validation.teacher >= 0.9
+    assert trained.stages[0].description == "fine-tuned here"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
