@@ -80,6 +80,24 @@ def table(tasks: dict[str, list[Report]]) -> str:
     return "\n".join(lines)
 
 
+def stage_table(tasks: dict[str, list[Report]]) -> str:
+    """One Markdown row a stage: what it cost in accuracy and bought in size and speed."""
+    lines = [
+        "| task | target | stage | accuracy | cost, points | model MB | zipped MB | median ms | faster |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, reports in tasks.items():
+        for r in reports:
+            for s in r.stages:
+                faster = f"{s.speed_vs_previous:.2f}x" if s.speed_vs_previous else "–"
+                lines.append(
+                    f"| {name} | {r.target} | {s.name} | {s.accuracy:.2%} | {100 * s.accuracy_cost:+.2f} "
+                    f"| {s.size_raw_bytes / 1e6:.1f} | {s.size_zip_bytes / 1e6:.1f} "
+                    f"| {s.latency_p50_ms or 0:.2f} | {faster} |"
+                )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="encoder folder; not needed for home-intents alone")
@@ -95,7 +113,7 @@ def main() -> None:
     figures = {name: {r.target: condensed(r) for r in reports} for name, reports in tasks.items()}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
-    print(table(tasks))
+    print(table(tasks), stage_table(tasks), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ LayerShare = Literal["two-thirds", "half", "third"]
 BLOCK_SIZES: Mapping[str, int] = {"unstructured": 1, "4-block": 4}
 SHARES: Mapping[str, float] = {"two-thirds": 2 / 3, "half": 1 / 2, "third": 1 / 3}
 MAX_RECIPE_BYTES = 1 << 20
+NARROW = 256  # hidden sizes up to this train at the rates of small models
 POSITIVE = Range(0, low_open=True)
 AT_LEAST_ONE = Range(1)
 
@@ -245,14 +246,17 @@ def load_recipe(name_or_path: str) -> Recipe:
     return _read_recipe(from_yaml(text, str(path)), str(path), path.stem)
 
 
-def default_recipe(targets: Sequence[str], layers: int) -> Recipe:
-    """The built-in recipe that pays on every one of `targets` for a model of `layers` encoder layers.
+def default_recipe(targets: Sequence[str], layers: int, hidden_size: int) -> Recipe:
+    """The built-in recipe that pays on every one of `targets` for an encoder of this depth and width.
 
-    Sparsity pays only in the sparse engine; elsewhere fewer layers and INT8 do. Of two layers none is spare.
+    Sparsity pays only in the sparse engine; elsewhere fewer layers and INT8 do. With two layers none is
+    spare, and a narrow encoder needs higher learning rates than a BERT-sized one.
     """
     if targets and all(target == "int8-sparse" for target in targets):
         return load_recipe("sparse-4block-80")
-    return load_recipe("dense-int8" if layers > 2 else "int8")
+    if layers <= 2:
+        return load_recipe("int8")
+    return load_recipe("dense-int8-narrow" if hidden_size <= NARROW else "dense-int8")
 
 
 def _read_stage(value: Located, source: str) -> Stage:

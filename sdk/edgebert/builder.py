@@ -239,7 +239,11 @@ def _read_source(options: BuildOptions) -> Source:
 def _recipe_for(target: Target, options: BuildOptions, model: SourceModel) -> Recipe:
     from edgebert_compress.recipe import default_recipe, load_recipe
 
-    return load_recipe(options.recipe) if options.recipe else default_recipe([target.name], model.layers)
+    return (
+        load_recipe(options.recipe)
+        if options.recipe
+        else default_recipe([target.name], model.layers, model.hidden_size)
+    )
 
 
 def _task_data(options: BuildOptions, source: Source, store: StageStore) -> TaskData:

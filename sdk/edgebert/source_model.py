@@ -33,7 +33,7 @@ HEAD_WEIGHTS = {
 class SourceModel:
     """A Hugging Face folder on disk. `labels` are in logit order and None when the head is untrained.
 
-    `max_length`: tokens that its position table holds. `layers`: encoder layers.
+    `max_length`: tokens that its position table holds. `layers`, `hidden_size`: of the encoder.
     `new_head`: the head is to be trained anew.
     """
 
@@ -44,6 +44,7 @@ class SourceModel:
     labels: tuple[str, ...] | None
     max_length: int
     layers: int
+    hidden_size: int
     new_head: bool = False
 
 
@@ -71,9 +72,16 @@ def resolve_model(model: str | Path) -> SourceModel:
     if not (any(folder.glob("tokenizer.json")) or any(folder.glob("vocab*"))):
         raise ModelError(f"'{model}' has no tokenizer files; save the tokenizer beside the weights")
     labels = _labels(config) if trained else None
-    name = Path(model).resolve().name if folder == Path(model) else str(model)
+    layers, hidden_size = _geometry(config)
     return SourceModel(
-        name, folder, architecture, folder_hash(folder), labels, _max_length(config), _layers(config)
+        name=Path(model).resolve().name if folder == Path(model) else str(model),
+        folder=folder,
+        architecture=architecture,
+        sha256=folder_hash(folder),
+        labels=labels,
+        max_length=_max_length(config),
+        layers=layers,
+        hidden_size=hidden_size,
     )
 
 
@@ -150,11 +158,17 @@ def _max_length(config: dict[str, Any]) -> int:
     return positions - offset
 
 
-def _layers(config: dict[str, Any]) -> int:
-    layers = config.get("n_layers" if config["model_type"] == "distilbert" else "num_hidden_layers")
-    if not isinstance(layers, int) or not 1 <= layers <= 1024:
-        raise ModelError(f"config.json: the number of layers is {layers!r}; give a whole number from 1 up")
-    return layers
+def _geometry(config: dict[str, Any]) -> tuple[int, int]:
+    """Encoder layers and hidden size."""
+    distil = config["model_type"] == "distilbert"
+    names = ("n_layers", "dim") if distil else ("num_hidden_layers", "hidden_size")
+    values = []
+    for name in names:
+        value = config.get(name)
+        if not isinstance(value, int) or not 1 <= value <= 1 << 16:
+            raise ModelError(f"config.json: {name} is {value!r}; give a whole number from 1 up")
+        values.append(value)
+    return values[0], values[1]
 
 
 def _parameter_names(folder: Path) -> set[str]:

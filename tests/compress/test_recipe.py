@@ -126,17 +126,18 @@ def test_settings_made_in_python_obey_the_same_ranges():
 
 
 @pytest.mark.parametrize(
-    ("targets", "layers", "name"),
+    ("targets", "layers", "hidden_size", "name"),
     [
-        (["x86"], 6, "dense-int8"),
-        (["arm64", "x86"], 12, "dense-int8"),
-        (["arm64"], 2, "int8"),
-        (["int8-sparse"], 12, "sparse-4block-80"),
-        (["int8-sparse", "x86"], 12, "dense-int8"),
+        (["x86"], 6, 384, "dense-int8"),
+        (["arm64", "x86"], 12, 768, "dense-int8"),
+        (["arm64"], 4, 192, "dense-int8-narrow"),
+        (["arm64"], 2, 768, "int8"),
+        (["int8-sparse"], 12, 768, "sparse-4block-80"),
+        (["int8-sparse", "x86"], 12, 768, "dense-int8"),
     ],
 )
-def test_the_default_keeps_what_pays_on_the_target(targets, layers, name):
-    assert default_recipe(targets, layers).name == name
+def test_the_default_keeps_what_pays_on_the_target(targets, layers, hidden_size, name):
+    assert default_recipe(targets, layers, hidden_size).name == name
 
 
 def test_recipes_load_without_torch():

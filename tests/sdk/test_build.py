@@ -22,7 +22,7 @@ from edgebert import errors
 from edgebert.builder import BuildOptions, BuildResult, build_packages
 from edgebert.cli.dispatch import run
 from edgebert.progress import SilentReporter
-from tests.factories import make_checkpoint, task_sentences
+from tests.factories import ARCHITECTURES, make_checkpoint, task_sentences
 
 pytestmark = pytest.mark.slow
 
@@ -327,6 +327,35 @@ def test_full_disk_is_one_line_and_leaves_nothing(
     left = [path for path in small_disk.rglob("*") if path.is_file() and path.name != "ballast"]
     assert not [path for path in left if where == "--out" or ".tmp" in path.name]
     assert not list(small_disk.glob("place/.*"))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_family_takes_the_whole_road_with_pairs(tmp_path: Path, architecture: str) -> None:
+    """Random weights as given, INT8 without training: the artifacts must still decide as PyTorch does."""
+    rows = [
+        json.dumps({"text": text, "text_pair": other, "label": label})
+        for (text, label), (other, _) in zip(task_sentences(60, 3), task_sentences(60, 4), strict=True)
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows))
+    result = build_packages(
+        BuildOptions(
+            targets=TARGETS,
+            model=str(make_checkpoint(tmp_path / "model", architecture)),
+            train=str(tmp_path / "data.jsonl"),
+            evaluation=str(tmp_path / "data.jsonl"),
+            recipe="int8-post-training",
+            max_drop=1.0,
+            out=tmp_path / "out",
+            work=tmp_path / "work",
+            threads=1,
+        ),
+        SilentReporter(),
+    )
+    for built in result.targets:
+        assert built.report.validation.agreement_with_pytorch >= 0.95
+        with edgebert.load(built.package) as classifier:
+            alone, together = (classifier.logits(["turn on"], [pair]) for pair in (None, "the lamp"))
+            assert not np.allclose(alone, together)
 
 
 def test_new_head_trains_a_head_that_was_there(files: Path, options: BuildOptions, tmp_path: Path) -> None:

@@ -79,14 +79,24 @@ def test_missing_file(source: str) -> None:
         load_examples(source)
 
 
-def test_dataset_id_of_a_local_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "train.jsonl").write_text('{"text": "x", "label": "y"}\n')
-    (tmp_path / "mine" / "test.jsonl").write_text('{"text": "z", "label": "y"}\n')
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    with pytest.raises(DataError, match="no data file at"):  # a folder is not taken for an id in silence
-        load_examples("mine")
+def test_dataset_id_with_the_hub_mocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    rows = datasets.Dataset.from_dict({"sentence": ["fine", "poor"], "label": [1, 0]}, features=features)
+    asked: list[object] = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *args, **options: (asked.append((args, options)), rows)[1]
+    )
+    columns = Columns(text="sentence")
+    assert load_examples("owner/name:sst2:test", columns) == [
+        Example("fine", None, "good"),
+        Example("poor", None, "bad"),
+    ]
+    load_examples("name", columns, split="validation")
+    assert asked == [(("owner/name", "sst2"), {"split": "test"}), (("name", None), {"split": "validation"})]
 
 
 def test_unreachable_dataset_id_is_one_line() -> None:

@@ -115,3 +115,15 @@ def test_no_tokenizer(model: Path) -> None:
     (model / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="no tokenizer files"):
         resolve_model(model)
+
+
+def test_hub_id_with_the_hub_mocked(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[str] = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **_: (asked.append(name), str(model))[1]
+    )
+    found = resolve_model("owner/tiny-bert")
+    assert asked == ["owner/tiny-bert"]
+    assert (found.name, found.folder) == ("owner/tiny-bert", model)

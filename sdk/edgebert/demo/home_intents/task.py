@@ -42,7 +42,7 @@ LABELS: tuple[str, ...] = (
 )
 
 
-def training_examples(seed: int = 0, count: int = 6000) -> list[tuple[str, str]]:
+def training_examples(seed: int = 0, count: int = 12000) -> list[tuple[str, str]]:
     """`count` different (text, label) pairs drawn from the grammar and shuffled; the same each time.
 
     Raises DataError for a count below one per label or beyond what the grammar can give.
