@@ -85,12 +85,12 @@ class Source:
 def build(
     model: str | Path | None = None,
     train: str | Path | None = None,
-    evaluation: str | Path | None = None,
+    eval: str | Path | None = None,
     targets: Sequence[str] = (),
     reporter: Reporter | None = None,
     **options: Any,
 ) -> BuildResult:
-    """Python's `edgebert build`: further options are the fields of BuildOptions.
+    """Python's `edgebert build`; further options are the other fields of BuildOptions.
 
     Raises GateError when accuracy fell too far (the report is written, the package is not), and the errors
     of each part.
@@ -102,7 +102,7 @@ def build(
         targets=tuple(targets),
         model=None if model is None else str(model),
         train=None if train is None else str(train),
-        evaluation=None if evaluation is None else str(evaluation),
+        evaluation=None if eval is None else str(eval),
         **options,
     )
     return build_packages(chosen, reporter or SilentReporter())

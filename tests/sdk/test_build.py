@@ -180,6 +180,28 @@ def test_same_inputs_give_the_same_package(built: BuildResult, options: BuildOpt
             assert first.manifest.file(model).sha256 == second.manifest.file(model).sha256
 
 
+def test_python_builds_as_the_command_line_does(
+    built: BuildResult, options: BuildOptions, tmp_path: Path
+) -> None:
+    result = edgebert.build(
+        options.model,
+        options.train,
+        options.evaluation,
+        targets=["arm64"],
+        recipe=options.recipe,
+        max_drop=0.1,
+        out=str(tmp_path),
+        work=options.work,
+        threads=1,
+    )
+    with edgebert.load(result.targets[0].package) as classifier:
+        assert classifier.classify(["turn on the lamp"])[0].label in classifier.labels
+        assert (
+            classifier.manifest.package_id
+            == edgebert.open_package(built.targets[1].package).manifest.package_id
+        )
+
+
 def test_finished_stages_are_kept(
     built: BuildResult, options: BuildOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
