@@ -140,9 +140,8 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
             chains[recipe] = compress(source.model, data, recipe, store, options.seed, reporter)
         steps = chains[recipe]
         measured, tokenizer = _convert_and_measure(target, steps, data, options, store, reporter)
-        report = build_report(
-            target, source.model, data, source.names, recipe, options.seed, measured, warnings
-        )
+        notes = [*warnings, f"texts are cut at {data.max_length} tokens (--max-length)"]
+        report = build_report(target, source.model, data, source.names, recipe, options.seed, measured, notes)
         place = places[target.name]
         if not measured.verdict.passed:
             folder = out / f"{target.name}-report"

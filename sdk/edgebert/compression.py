@@ -128,6 +128,8 @@ def compress(
 
     teacher = make_teacher(model, data, train, train_hash, tokens, recipe, store, seed, reporter)
     trained_here = teacher.facts["trained_here"]
+    if trained_here and teacher.cached:
+        reporter.note("teacher: fine-tuned in an earlier run")
     steps = [
         step("teacher", "teacher", "fine-tuned here" if trained_here else "as given, float32", teacher.key,
              teacher.folder / CHECKPOINT, teacher.facts)
@@ -189,10 +191,6 @@ def make_teacher(
     trained = model.labels is not None
     inputs: dict[str, Any] = {"model": model.sha256, "labels": list(data.labels)}
     if not trained:
-        reporter.note(
-            f"'{model.name}' {'gets a new head' if model.new_head else 'has no trained head'}: "
-            f"fine-tuning it on {len(data.train)} examples first; the result is the teacher"
-        )
         inputs |= {"data": train_hash, "max_length": data.max_length, "seed": seed,
                    "fine_tune": asdict(recipe.fine_tune)}  # fmt: skip
         if model.new_head:
@@ -204,6 +202,10 @@ def make_teacher(
             _save_as_given(model, data.labels, checkpoint)
             facts: Mapping[str, Any] = {"seconds": 0.0}
         else:
+            reporter.note(
+                f"'{model.name}' {'gets a new head' if model.new_head else 'has no trained head'}: "
+                f"fine-tuning it on {len(data.train)} examples first; the result is the teacher"
+            )
             trained_facts = fine_tune(
                 model.folder,
                 checkpoint,
