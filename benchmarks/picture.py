@@ -26,12 +26,13 @@ def rows(figures: dict[str, Any]) -> list[dict[str, Any]]:
     for task, targets in figures.items():
         for target, report in sorted(targets.items(), reverse=True):
             bench, checked = report["bench"][0], report["validation"]
+            before, after = report["stages"][0]["size_raw_bytes"] / 1e6, report["size"]["model_raw"] / 1e6
             found.append({
                 "name": f"{task} · {target}",
                 "accuracy": f"{100 * checked['teacher']:.1f} → {100 * checked['artifact']:.1f} %",
                 "pairs": (
-                    (bench["baseline"]["p50_ms"], bench["artifact"]["p50_ms"]),
-                    (report["stages"][0]["size_raw_bytes"] / 1e6, report["size"]["model_raw"] / 1e6),
+                    (bench["baseline"]["p50_ms"], bench["artifact"]["p50_ms"], bench["speed_ratio"]),
+                    (before, after, before / after),
                 ),
             })  # fmt: skip
     return found
@@ -52,10 +53,10 @@ def draw(items: list[dict[str, Any]], caption: str) -> str:
         y = TOP + k * ROW
         body.append(f'<text class="b" x="20" y="{y + 22}">{escape(item["name"])}</text>')
         body.append(f'<text class="s" x="20" y="{y + 40}">accuracy {item["accuracy"]}</text>')
-        for i, (before, after) in enumerate(item["pairs"]):
+        for i, (before, after, ratio) in enumerate(item["pairs"]):
             for j, (value, kind) in enumerate(((before, "before"), (after, "after"))):
                 width = max(2.0, (PANEL_WIDTH - 70) * value / tops[i])
-                label = f"{value:.2f}" if kind == "before" else f"{value:.2f} ({before / value:.1f}x)"
+                label = f"{value:.2f}" if kind == "before" else f"{value:.2f} ({ratio:.1f}x)"
                 bar = f'x="{panel_x(i)}" y="{y + 8 + 20 * j}" width="{width:.1f}" height="14" rx="3"'
                 body.append(
                     f'<rect class="{kind}" {bar}/>'
