@@ -105,6 +105,7 @@ class FakeTarget:
             ),
             ops={"MatMul": 3, "Add": 5},
             quantized_share=4000 / 4128,
+            inputs=(),
             lengths=(),
             cpu_architectures=("x86_64",),
             cpu_features_any=("avx512_vnni", "avx_vnni"),

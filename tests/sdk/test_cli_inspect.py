@@ -23,7 +23,7 @@ def test_parts_add_up_to_the_file() -> None:
         TensorFacts("b", "layer 0", "float32", (100,), 400, 0.0),
         TensorFacts("c", "head", "float32", (), 4, 1.0),
     )
-    facts = ArtifactFacts(1000, tensors, {}, 0.2, (), (), ())
+    facts = ArtifactFacts(1000, tensors, {}, 0.2, (), (), (), ())
     parts = {part.part: part for part in by_part(facts)}
     assert [part.part for part in by_part(facts)] == ["layer 0", "head", "graph and metadata"]
     assert sum(part.nbytes for part in parts.values()) == 1000

@@ -17,10 +17,11 @@ import edgebert
 from edgebert.cli.dispatch import run as cli
 from edgebert.errors import DataError, PackageError, UsageError, WrongCpuError
 from edgebert.golden import record_golden
+from edgebert.inference import CHUNK
 from edgebert.machine import architecture
 from edgebert.manifest import Backend, Cpu, TokenizerSettings
 from edgebert.package import PackageContents, write_package
-from edgebert.pipeline import CHUNK, load
+from edgebert.pipeline import load
 from edgebert.tasks.text_classification import class_ids, figures, macro_f1, predictions, softmax
 from edgebert.tokenizer import TextTokenizer
 from tests.factories import LABELS, make_checkpoint, task_sentences
@@ -56,7 +57,7 @@ def test_chunks_do_not_change_answers(
     texts = [text for text, _ in task_sentences(30)]
     with load(make_package(tmp_path)) as classifier:
         whole = classifier.logits(texts)
-        monkeypatch.setattr("edgebert.pipeline.CHUNK", 7)
+        monkeypatch.setattr("edgebert.inference.CHUNK", 7)
         np.testing.assert_array_equal(classifier.logits(texts), whole)
         with pytest.raises(DataError, match="text 9 "):
             classifier.logits(["a"] * 8 + ["\udcff"])
