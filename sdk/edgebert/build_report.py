@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebert.compression import TaskData
-from edgebert.conversion import part_sizes
 from edgebert.data import data_hash
 from edgebert.figures import (
     DatasetFigures,
@@ -21,6 +20,7 @@ from edgebert.figures import (
 from edgebert.machine import library_versions, machine_facts
 from edgebert.measure import Measured
 from edgebert.package import SIDE_FILES
+from edgebert.parts import by_part
 from edgebert.source_model import SourceModel
 from edgebert.tasks import text_classification
 from edgebert_targets.base import Target
@@ -59,7 +59,7 @@ def build_report(
         validation=validation_figures(measured, len(data.evaluation)),
         bench=measured.benches,
         size=SizeFigures(
-            parts=part_sizes(facts),
+            parts=tuple((part.part, part.nbytes) for part in by_part(facts)),
             model_raw=last.raw_bytes,
             model_zip=last.zip_bytes,
             package_bytes=last.raw_bytes + side_file_bytes(last.checkpoint.folder),

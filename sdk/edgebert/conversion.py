@@ -17,7 +17,7 @@ from edgebert.inference import text_logits
 from edgebert.progress import Reporter
 from edgebert.stages import StageStore
 from edgebert.tokenizer import TextTokenizer
-from edgebert_targets.base import ArtifactFacts, ConvertOptions, SessionOptions, Target
+from edgebert_targets.base import ConvertOptions, SessionOptions, Target
 from edgebert_targets.encoder import load_encoder_spec
 
 
@@ -98,12 +98,3 @@ def where_validated(target: Target) -> str:
         f"Validated and measured on this {machine} machine with {backend} for {machine}; "
         f"it has not been run on {family}, so speed and rounding there are not proven."
     )
-
-
-def part_sizes(facts: ArtifactFacts) -> tuple[tuple[str, int], ...]:
-    """Bytes by part of the model in file order, the graph and metadata last."""
-    sizes: dict[str, int] = {}
-    for tensor in facts.tensors:
-        sizes[tensor.part] = sizes.get(tensor.part, 0) + tensor.nbytes
-    graph = facts.nbytes - sum(sizes.values())
-    return (*sizes.items(), ("graph and metadata", max(0, graph)))

@@ -9,8 +9,8 @@ import pytest
 
 from edgebert import errors
 from edgebert.cli.dispatch import run
-from edgebert.cli.inspect import by_part
 from edgebert.cli.output import clean, megabytes, percent
+from edgebert.parts import by_part
 from edgebert_targets.base import ArtifactFacts, TensorFacts
 from tests.sdk.packages import MODEL_BYTES, FakeTarget, make_package, target
 

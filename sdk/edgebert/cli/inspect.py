@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,20 +10,9 @@ import click
 from edgebert.cli.output import json_option, megabytes, percent, print_json, print_table
 from edgebert.manifest import Manifest
 from edgebert.package import open_package
+from edgebert.parts import PartFacts, by_part
 from edgebert.pipeline import package_target
 from edgebert_targets.base import ArtifactFacts, TensorFacts
-
-
-@dataclass(frozen=True)
-class PartFacts:
-    """One part of the model. `sparsity`: share of zeros in [0, 1] over its weights; `dtypes`: sorted."""
-
-    part: str
-    tensors: int
-    nbytes: int
-    share: float
-    dtypes: tuple[str, ...]
-    sparsity: float
 
 
 @click.command()
@@ -48,31 +35,6 @@ def command(package: Path, tensors: bool, as_json: bool) -> None:
     print_table("Operators", ("operator", "count"), ops, (1,))
     if tensors:
         print_tensors(facts.tensors)
-
-
-def by_part(facts: ArtifactFacts) -> list[PartFacts]:
-    """Weights summed by part in file order; what is left of the file is the graph and its metadata."""
-    grouped: dict[str, list[TensorFacts]] = {}
-    for tensor in facts.tensors:
-        grouped.setdefault(tensor.part, []).append(tensor)
-    parts = [_part(name, tensors, facts.nbytes) for name, tensors in grouped.items()]
-    rest = max(0, facts.nbytes - sum(part.nbytes for part in parts))
-    return [*parts, PartFacts("graph and metadata", 0, rest, rest / max(1, facts.nbytes), (), 0.0)]
-
-
-def _part(name: str, tensors: Sequence[TensorFacts], total: int) -> PartFacts:
-    nbytes = sum(tensor.nbytes for tensor in tensors)
-    counts = [_elements(tensor) for tensor in tensors]
-    zeros = sum(count * tensor.sparsity for count, tensor in zip(counts, tensors, strict=True))
-    dtypes = tuple(sorted(Counter(tensor.dtype for tensor in tensors)))
-    return PartFacts(name, len(tensors), nbytes, nbytes / max(1, total), dtypes, zeros / max(1, sum(counts)))
-
-
-def _elements(tensor: TensorFacts) -> int:
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    return count
 
 
 def overview(manifest: Manifest, facts: ArtifactFacts, sizes: dict[str, int]) -> list[tuple[str, str]]:
