@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -106,6 +107,7 @@ def test_the_tour_of_the_readme_works_as_written(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "edgebert.cli", *words[1:]],
             cwd=tmp_path,
+            env={**os.environ, "EDGEBERT_WORK": str(tmp_path / "work")},
             capture_output=True,
             text=True,
             check=False,
