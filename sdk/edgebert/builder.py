@@ -112,7 +112,7 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
     """Run the whole road. Cheap checks come first, so that hours of training do not end in a typo."""
     targets = _check_options(options)
     _require_build_extra()
-    out = options.out or Path("out") / (Path(options.model).name if options.model else DEFAULT_NAME)
+    out = options.out or Path("out") / (Path(options.model).resolve().name if options.model else DEFAULT_NAME)
     places = {target.name: _package_place(out, target, options) for target in targets}
     store = StageStore(options.work or default_work_folder())
     source = _read_source(options)
