@@ -1,0 +1,536 @@
+// The kernels of kernels.h for any vector type V, which an arch file defines and instantiates.
+//
+// V has: F and I (WIDTH lanes of float and int32), X (the packed activations of 4 channels for WIDTH lanes),
+// W (4 weights for all lanes) and static functions. The order of float operations is that of arch/scalar.cpp.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "float_steps.h"
+#include "kernels.h"
+
+namespace edgebert {
+namespace {
+
+template <class V>
+struct Impl {
+    using F = typename V::F;
+    using I = typename V::I;
+    using X = typename V::X;
+    using W = typename V::W;
+    static constexpr uint32_t WIDTH = V::WIDTH;
+
+    // --- float steps ---
+
+    static inline F gelu(F x) {
+        F c = V::max(V::min(x, V::set(GELU_LIMIT)), V::set(-GELU_LIMIT));
+        F t = V::mul(c, c);
+        F p = V::set(GELU[8]);
+        for (int i = 7; i >= 0; i--) p = V::fma(p, t, V::set(GELU[i]));
+        return V::mul(x, V::fma(c, p, V::set(0.5f)));
+    }
+
+    // 2^x for x in [-126, 126].
+    static inline F exp2(F x) {
+        F z = V::add(x, V::set(ROUNDER));
+        F f = V::sub(x, V::sub(z, V::set(ROUNDER)));
+        F p = V::set(EXP2[6]);
+        for (int i = 5; i >= 0; i--) p = V::fma(p, f, V::set(EXP2[i]));
+        return V::as_float(V::iadd(V::as_int(p), V::template shift_left<23>(V::as_int(z))));
+    }
+
+    // round(255 * 2^x) for x <= 0 up to rounding.
+    static inline I exp2_byte(F x) {
+        x = V::max(x, V::set(EXP2_BYTE_LOWEST));
+        F z = V::add(x, V::set(ROUNDER));
+        F f = V::sub(x, V::sub(z, V::set(ROUNDER)));
+        F p = V::set(EXP2_BYTE[4]);
+        for (int i = 3; i >= 0; i--) p = V::fma(p, f, V::set(EXP2_BYTE[i]));
+        return V::round(V::as_float(V::iadd(V::as_int(p), V::template shift_left<23>(V::as_int(z)))));
+    }
+
+    // tanh(x) = 1 - 2 / (e^2x + 1)
+    static inline F tanh(F x) {
+        F c = V::max(V::min(x, V::set(10.0f)), V::set(-10.0f));
+        F e = exp2(V::mul(c, V::set(2.0f * LOG2_E)));
+        return V::sub(V::set(1.0f), V::div(V::set(2.0f), V::add(e, V::set(1.0f))));
+    }
+
+    static inline F gelu_tanh(F x) {
+        F cube = V::mul(V::mul(x, x), x);
+        F inner = V::mul(V::set(0.7978845608028654f), V::fma(V::set(0.044715f), cube, x));
+        return V::mul(V::mul(V::set(0.5f), x), V::add(V::set(1.0f), tanh(inner)));
+    }
+
+    static void activate(Activation activation, float *x, uint32_t rows, uint32_t lanes) {
+        for (uint32_t r = 0; r < rows; r++) {
+            for (uint32_t l = 0; l < lanes; l += WIDTH) {
+                float *at = x + size_t{r} * TILE + l;
+                F v = V::load(at);
+                switch (activation) {
+                    case Activation::gelu:
+                        v = gelu(v);
+                        break;
+                    case Activation::gelu_tanh:
+                        v = gelu_tanh(v);
+                        break;
+                    case Activation::relu:
+                        v = V::max(v, V::set(0.0f));
+                        break;
+                    case Activation::tanh:
+                        v = tanh(v);
+                        break;
+                }
+                V::store(at, v);
+            }
+        }
+    }
+
+    // --- LayerNorm ---
+
+    template <uint32_t N>
+    static inline void normalize_lanes(float *x, const Norm &norm, uint32_t rows) {
+        F sum[N], square[N], mean[N], inverse[N];
+        F count = V::set(static_cast<float>(rows));
+        for (uint32_t j = 0; j < N; j++) sum[j] = square[j] = V::set(0.0f);
+        for (uint32_t r = 0; r < rows; r++)
+            for (uint32_t j = 0; j < N; j++)
+                sum[j] = V::add(sum[j], V::load(x + size_t{r} * TILE + j * WIDTH));
+        for (uint32_t j = 0; j < N; j++) mean[j] = V::div(sum[j], count);
+        for (uint32_t r = 0; r < rows; r++)
+            for (uint32_t j = 0; j < N; j++) {
+                F d = V::sub(V::load(x + size_t{r} * TILE + j * WIDTH), mean[j]);
+                square[j] = V::fma(d, d, square[j]);
+            }
+        for (uint32_t j = 0; j < N; j++) {
+            F variance = V::add(V::div(square[j], count), V::set(norm.eps));
+            inverse[j] = V::div(V::set(1.0f), V::sqrt(variance));
+        }
+        const float *weight = norm.weight.data(), *bias = norm.bias.data();
+        for (uint32_t r = 0; r < rows; r++) {
+            F w = V::set(weight[r]), b = V::set(bias[r]);
+            for (uint32_t j = 0; j < N; j++) {
+                float *at = x + size_t{r} * TILE + j * WIDTH;
+                V::store(at, V::fma(V::mul(V::sub(V::load(at), mean[j]), inverse[j]), w, b));
+            }
+        }
+    }
+
+    static void normalize(float *x, const Norm &norm, uint32_t rows, uint32_t lane_begin, uint32_t lane_end) {
+        constexpr uint32_t most = TILE / WIDTH < 4 ? TILE / WIDTH : 4;
+        uint32_t l = lane_begin;
+        for (; l + most * WIDTH <= lane_end; l += most * WIDTH) normalize_lanes<most>(x + l, norm, rows);
+        for (; l < lane_end; l += WIDTH) normalize_lanes<1>(x + l, norm, rows);
+    }
+
+    // --- quantisation of activations ---
+
+    template <uint32_t N>
+    static inline void quantize_lanes(const float *x, uint32_t rows, uint8_t *packed, TokenScales *scales,
+                                      uint32_t lane) {
+        F low[N], high[N];
+        for (uint32_t j = 0; j < N; j++) low[j] = high[j] = V::set(0.0f);
+        for (uint32_t r = 0; r < rows; r++)
+            for (uint32_t j = 0; j < N; j++) {
+                F v = V::load(x + size_t{r} * TILE + lane + j * WIDTH);
+                low[j] = V::min(low[j], v);
+                high[j] = V::max(high[j], v);
+            }
+        F inverse[N];
+        I zero[N];
+        for (uint32_t j = 0; j < N; j++) {
+            F range = V::sub(high[j], low[j]);
+            inverse[j] = V::select_zero(range, V::set(1.0f), V::div(V::set(255.0f), range));
+            F from_low = V::mul(low[j], inverse[j]), from_high = V::mul(high[j], inverse[j]);
+            F test = V::add(V::add(V::set(-128.0f), from_low), V::add(V::set(127.0f), from_high));
+            F z = V::select_positive(test, V::sub(V::set(-128.0f), from_low),
+                                     V::sub(V::set(127.0f), from_high));
+            z = V::max(V::min(z, V::set(127.0f)), V::set(-128.0f));
+            zero[j] = V::iadd(V::round(z), V::iset(128));
+            V::store(scales->step + lane + j * WIDTH, V::div(V::set(1.0f), inverse[j]));
+            V::istore(scales->zero + lane + j * WIDTH, V::isub(zero[j], V::iset(V::SHIFT)));
+        }
+        for (uint32_t r = 0; r < rows; r += 4) {
+            for (uint32_t j = 0; j < N; j++) {
+                I q[4];
+                for (uint32_t i = 0; i < 4; i++) {
+                    if (r + i >= rows) {
+                        q[i] = V::iset(0);
+                        continue;
+                    }
+                    F v = V::load(x + size_t{r + i} * TILE + lane + j * WIDTH);
+                    I n = V::iadd(V::round(V::mul(v, inverse[j])), zero[j]);
+                    q[i] = V::imax(V::imin(n, V::iset(255)), V::iset(0));
+                }
+                V::store_unsigned(packed + size_t{r / 4} * V::BLOCK, lane + j * WIDTH, q[0], q[1], q[2],
+                                  q[3]);
+            }
+        }
+    }
+
+    static void quantize(const float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_end,
+                         uint8_t *packed, TokenScales *scales) {
+        constexpr uint32_t most = TILE / WIDTH < 4 ? TILE / WIDTH : 4;
+        uint32_t l = lane_begin;
+        for (; l + most * WIDTH <= lane_end; l += most * WIDTH)
+            quantize_lanes<most>(x, rows, packed, scales, l);
+        for (; l < lane_end; l += WIDTH) quantize_lanes<1>(x, rows, packed, scales, l);
+    }
+
+    // --- integer products ---
+
+    // acc[i][j] += weights of row i times the lanes of vector j over `blocks` blocks of 4 channels.
+    template <uint32_t R, uint32_t N>
+    static inline void products(I (&acc)[R][N], const int8_t *const (&row)[R], size_t block_stride,
+                                const uint8_t *x, uint32_t lane, uint32_t blocks) {
+        for (uint32_t k = 0; k < blocks; k++) {
+            X v[N];
+            for (uint32_t j = 0; j < N; j++) v[j] = V::load_x(x + size_t{k} * V::BLOCK, lane + j * WIDTH);
+            for (uint32_t i = 0; i < R; i++) {
+                W w = V::load_w(row[i] + size_t{k} * block_stride);
+                for (uint32_t j = 0; j < N; j++) V::dot(acc[i][j], v[j], w);
+            }
+        }
+    }
+
+    template <Finish FINISH>
+    static inline void finish(I acc, const RowParameters &row, const TokenScales &scales, uint32_t lane,
+                              float *out) {
+        I sum = V::isub(acc, V::imul(V::iload(scales.zero + lane), V::iset(row.sum)));
+        F y = V::fma(V::mul(V::to_float(sum), V::load(scales.step + lane)), V::set(row.scale),
+                     V::set(row.bias));
+        float *at = out + size_t{row.row} * TILE + lane;
+        if (FINISH == Finish::gelu) y = gelu(y);
+        if (FINISH == Finish::add) y = V::add(V::load(at), y);
+        V::store(at, y);
+    }
+
+    // --- dense linear layer ---
+
+    template <Finish FINISH, uint32_t R, uint32_t N>
+    static void dense_rows(const Linear &linear, uint32_t row, const uint8_t *packed,
+                           const TokenScales &scales, uint32_t lane, float *out) {
+        I acc[R][N];
+        const int8_t *weights[R];
+        for (uint32_t i = 0; i < R; i++) {
+            weights[i] = linear.dense + size_t{row + i} * linear.in;
+            for (uint32_t j = 0; j < N; j++) acc[i][j] = V::iset(0);
+        }
+        uint32_t blocks = linear.in / 4, rest = linear.in % 4;
+        products<R, N>(acc, weights, 4, packed, lane, blocks);
+        if (rest != 0) {
+            // the last row ends with the file's tensor: read no byte past it
+            int8_t tail[R][4] = {};
+            const int8_t *tails[R];
+            for (uint32_t i = 0; i < R; i++) {
+                std::memcpy(tail[i], weights[i] + size_t{blocks} * 4, rest);
+                tails[i] = tail[i];
+            }
+            products<R, N>(acc, tails, 4, packed + size_t{blocks} * V::BLOCK, lane, 1);
+        }
+        for (uint32_t i = 0; i < R; i++)
+            for (uint32_t j = 0; j < N; j++)
+                finish<FINISH>(acc[i][j], linear.rows[row + i], scales, lane + j * WIDTH, out);
+    }
+
+    template <Finish FINISH, uint32_t N>
+    static void dense_lanes(const Linear &linear, uint32_t begin, uint32_t end, const uint8_t *packed,
+                            const TokenScales &scales, uint32_t lane, float *out) {
+        uint32_t row = begin;
+        for (; row + V::DENSE_ROWS <= end; row += V::DENSE_ROWS)
+            dense_rows<FINISH, V::DENSE_ROWS, N>(linear, row, packed, scales, lane, out);
+        for (; row < end; row++) dense_rows<FINISH, 1, N>(linear, row, packed, scales, lane, out);
+    }
+
+    template <Finish FINISH>
+    static void dense_linear(const Linear &linear, uint32_t begin, uint32_t end, const uint8_t *packed,
+                             const TokenScales &scales, uint32_t lanes, float *out) {
+        constexpr uint32_t N = V::DENSE_VECTORS;
+        uint32_t l = 0;
+        for (; l + N * WIDTH <= lanes; l += N * WIDTH)
+            dense_lanes<FINISH, N>(linear, begin, end, packed, scales, l, out);
+        if (N > 2)
+            for (; l + 2 * WIDTH <= lanes; l += 2 * WIDTH)
+                dense_lanes<FINISH, 2>(linear, begin, end, packed, scales, l, out);
+        for (; l < lanes; l += WIDTH) dense_lanes<FINISH, 1>(linear, begin, end, packed, scales, l, out);
+    }
+
+    // --- sparse linear layer ---
+
+    // Rows of one slab. Sums of unfinished rows wait in `out` as int32.
+    template <Finish FINISH, bool FIRST, bool LAST, uint32_t N>
+    static void sparse_slab(const SparseSlab &slab, uint32_t chunk_begin, uint32_t chunk_end,
+                            const uint8_t *packed, const TokenScales &scales, uint32_t lane, float *out,
+                            int32_t *partial) {
+        const size_t first = slab.chunk_start[chunk_begin];
+        const int8_t *values = slab.values + first * 4;
+        const uint16_t *index = slab.index.data() + first;
+        const uint32_t end = static_cast<uint32_t>(slab.rows.size()) < chunk_end * CHUNK_ROWS
+                                 ? static_cast<uint32_t>(slab.rows.size())
+                                 : chunk_end * CHUNK_ROWS;
+        for (uint32_t visit = chunk_begin * CHUNK_ROWS; visit < end; visit++) {
+            const RowParameters &row = slab.rows[visit];
+            int32_t *sums = partial + size_t{row.row} * TILE + lane;
+            const uint32_t count = slab.count[visit];
+            I acc[N];
+            for (uint32_t j = 0; j < N; j++) acc[j] = FIRST ? V::iset(0) : V::iload(sums + j * WIDTH);
+            V::template sparse_row<N>(acc, values, index, count, packed, lane);
+            values += size_t{count} * 4;
+            index += count;
+            for (uint32_t j = 0; j < N; j++) {
+                if (LAST)
+                    finish<FINISH>(acc[j], row, scales, lane + j * WIDTH, out);
+                else
+                    V::istore(sums + j * WIDTH, acc[j]);
+            }
+        }
+    }
+
+    template <Finish FINISH, uint32_t N>
+    static void sparse_lanes(const Linear &linear, uint32_t begin, uint32_t end, const uint8_t *packed,
+                             const TokenScales &scales, uint32_t lane, float *out, int32_t *partial) {
+        const size_t slabs = linear.slabs.size();
+        for (size_t s = 0; s < slabs; s++) {
+            const uint8_t *x = packed + s * (SLAB_COLUMNS / 4) * V::BLOCK;
+            const SparseSlab &slab = linear.slabs[s];
+            if (slabs == 1)
+                sparse_slab<FINISH, true, true, N>(slab, begin, end, x, scales, lane, out, partial);
+            else if (s == 0)
+                sparse_slab<FINISH, true, false, N>(slab, begin, end, x, scales, lane, out, partial);
+            else if (s + 1 < slabs)
+                sparse_slab<FINISH, false, false, N>(slab, begin, end, x, scales, lane, out, partial);
+            else
+                sparse_slab<FINISH, false, true, N>(slab, begin, end, x, scales, lane, out, partial);
+        }
+    }
+
+    template <Finish FINISH>
+    static void sparse_linear(const Linear &linear, uint32_t begin, uint32_t end, const uint8_t *packed,
+                              const TokenScales &scales, uint32_t lanes, float *out, int32_t *partial) {
+        constexpr uint32_t N = V::SPARSE_VECTORS;
+        uint32_t l = 0;
+        for (; l + N * WIDTH <= lanes; l += N * WIDTH)
+            sparse_lanes<FINISH, N>(linear, begin, end, packed, scales, l, out, partial);
+        if (N > 3)
+            for (; l + 3 * WIDTH <= lanes && lanes - l != 4 * WIDTH; l += 3 * WIDTH)
+                sparse_lanes<FINISH, 3>(linear, begin, end, packed, scales, l, out, partial);
+        if (N > 2)
+            for (; l + 2 * WIDTH <= lanes; l += 2 * WIDTH)
+                sparse_lanes<FINISH, 2>(linear, begin, end, packed, scales, l, out, partial);
+        for (; l < lanes; l += WIDTH)
+            sparse_lanes<FINISH, 1>(linear, begin, end, packed, scales, l, out, partial);
+    }
+
+    template <Finish FINISH>
+    static void linear_finish(const Linear &linear, uint32_t chunk_begin, uint32_t chunk_end,
+                              const uint8_t *packed, const TokenScales &scales, uint32_t lanes, float *out,
+                              int32_t *partial) {
+        if (linear.dense != nullptr) {
+            uint32_t end = chunk_end * CHUNK_ROWS < linear.out ? chunk_end * CHUNK_ROWS : linear.out;
+            dense_linear<FINISH>(linear, chunk_begin * CHUNK_ROWS, end, packed, scales, lanes, out);
+        } else {
+            sparse_linear<FINISH>(linear, chunk_begin, chunk_end, packed, scales, lanes, out, partial);
+        }
+    }
+
+    static void linear(const Linear &linear, uint32_t chunk_begin, uint32_t chunk_end, const uint8_t *packed,
+                       const TokenScales &scales, uint32_t lanes, Finish finish, float *out,
+                       int32_t *partial) {
+        switch (finish) {
+            case Finish::store:
+                return linear_finish<Finish::store>(linear, chunk_begin, chunk_end, packed, scales, lanes,
+                                                    out, partial);
+            case Finish::gelu:
+                return linear_finish<Finish::gelu>(linear, chunk_begin, chunk_end, packed, scales, lanes, out,
+                                                   partial);
+            case Finish::add:
+                return linear_finish<Finish::add>(linear, chunk_begin, chunk_end, packed, scales, lanes, out,
+                                                  partial);
+        }
+    }
+
+    // --- attention ---
+
+    static inline F largest(const float *x, uint32_t channels, uint32_t lane) {
+        F most = V::set(0.0f);
+        for (uint32_t c = 0; c < channels; c++)
+            most = V::max(most, V::abs(V::load(x + size_t{c} * TILE + lane)));
+        return most;
+    }
+
+    static inline F inverse_step(F most) {
+        return V::select_zero(most, V::set(0.0f), V::div(V::set(127.0f), most));
+    }
+
+    static inline I symmetric(const float *at, F inverse) {
+        I q = V::round(V::mul(V::load(at), inverse));
+        return V::imax(V::imin(q, V::iset(127)), V::iset(-127));
+    }
+
+    static void quantize_queries(const float *x, uint32_t channels, uint32_t lanes, float factor,
+                                 uint8_t *packed, float *scale) {
+        for (uint32_t l = 0; l < lanes; l += WIDTH) {
+            F most = largest(x, channels, l);
+            F inverse = inverse_step(most);
+            V::store(scale + l, V::mul(V::div(most, V::set(127.0f)), V::set(factor)));
+            for (uint32_t c = 0; c < channels; c += 4) {
+                I q[4];
+                for (uint32_t i = 0; i < 4; i++) {
+                    q[i] = V::iset(128);
+                    if (c + i < channels)
+                        q[i] = V::iadd(q[i], symmetric(x + size_t{c + i} * TILE + l, inverse));
+                }
+                V::store_unsigned(packed + size_t{c / 4} * V::BLOCK, l, q[0], q[1], q[2], q[3]);
+            }
+        }
+    }
+
+    static void quantize_keys(const float *x, uint32_t channels, uint32_t lanes, uint8_t *packed,
+                              float *scale, int32_t *sum) {
+        for (uint32_t l = 0; l < lanes; l += WIDTH) {
+            F most = largest(x, channels, l);
+            F inverse = inverse_step(most);
+            V::store(scale + l, V::div(most, V::set(127.0f)));
+            I total = V::iset(0);
+            for (uint32_t c = 0; c < channels; c += 4) {
+                I q[4];
+                for (uint32_t i = 0; i < 4; i++) {
+                    q[i] = V::iset(0);
+                    if (c + i < channels) q[i] = symmetric(x + size_t{c + i} * TILE + l, inverse);
+                    total = V::iadd(total, q[i]);
+                }
+                V::store_signed(packed + size_t{c / 4} * (TILE * 4) + l * 4, q[0], q[1], q[2], q[3]);
+            }
+            V::istore(sum + l, total);
+        }
+    }
+
+    static void quantize_values(const float *x, size_t tile_stride, uint32_t first_slot, uint32_t length,
+                                uint32_t channels, int8_t *values, size_t value_stride, float *scale,
+                                int32_t *sum) {
+        for (uint32_t c = 0; c < channels; c++) {
+            F most_lanes = V::set(0.0f);
+            float most = 0.0f;
+            for (uint32_t t = 0; t < length; t += WIDTH) {
+                uint32_t slot = first_slot + t;
+                const float *at = x + slot / TILE * tile_stride + size_t{c} * TILE + slot % TILE;
+                if (length - t >= WIDTH) {
+                    most_lanes = V::max(most_lanes, V::abs(V::load(at)));
+                } else {
+                    for (uint32_t i = 0; i < length - t; i++)
+                        most = std::fabs(at[i]) > most ? std::fabs(at[i]) : most;
+                }
+            }
+            alignas(64) float lanes[WIDTH];
+            V::store(lanes, most_lanes);
+            for (uint32_t i = 0; i < WIDTH; i++) most = lanes[i] > most ? lanes[i] : most;
+            scale[c] = most / 127.0f;
+            F inverse = V::set(most == 0.0f ? 0.0f : 127.0f / most);
+            int8_t *row = values + size_t{c} * value_stride;
+            I total = V::iset(0);
+            for (uint32_t t = 0; t < length; t += WIDTH) {
+                uint32_t slot = first_slot + t;
+                I q = symmetric(x + slot / TILE * tile_stride + size_t{c} * TILE + slot % TILE, inverse);
+                if (length - t < WIDTH) q = V::first_lanes(q, length - t);
+                total = V::iadd(total, q);
+                V::store_bytes(row + t, q);
+            }
+            alignas(64) int32_t totals[WIDTH];
+            V::istore(totals, total);
+            sum[c] = 0;
+            for (uint32_t i = 0; i < WIDTH; i++) sum[c] += totals[i];
+        }
+    }
+
+    template <uint32_t N>
+    static void attend_lanes(const AttentionHead &head, uint32_t lane) {
+        const uint32_t blocks = (head.channels + 3) / 4;
+        const uint32_t length4 = (head.length + 3) / 4 * 4;
+        F most[N];
+        for (uint32_t j = 0; j < N; j++) most[j] = V::set(-3.0e38f);
+        for (uint32_t u = 0; u < length4; u += 4) {
+            const uint32_t slot = head.first_slot + u;
+            const int8_t *keys =
+                reinterpret_cast<const int8_t *>(head.keys) + slot / TILE * head.key_stride + slot % TILE * 4;
+            const int8_t *row[4] = {keys, keys + 4, keys + 8, keys + 12};
+            I acc[4][N];
+            for (uint32_t i = 0; i < 4; i++)
+                for (uint32_t j = 0; j < N; j++) acc[i][j] = V::iset(-V::OFFSET * head.key_sum[slot + i]);
+            products<4, N>(acc, row, TILE * 4, head.queries, lane, blocks);
+            const uint32_t rows = head.length - u < 4 ? head.length - u : 4;
+            for (uint32_t i = 0; i < rows; i++) {
+                F scale = V::set(head.key_scale[slot + i]);
+                for (uint32_t j = 0; j < N; j++) {
+                    F e = V::mul(V::to_float(acc[i][j]), scale);
+                    most[j] = V::max(most[j], e);
+                    V::store(head.scores + size_t{u + i} * TILE + lane + j * WIDTH, e);
+                }
+            }
+        }
+        F scale[N], offset[N];
+        I total[N];
+        for (uint32_t j = 0; j < N; j++) {
+            scale[j] = V::load(head.query_scale + lane + j * WIDTH);
+            offset[j] = V::sub(V::set(0.0f), V::mul(most[j], scale[j]));
+            total[j] = V::iset(0);
+        }
+        for (uint32_t u = 0; u < length4; u += 4) {
+            for (uint32_t j = 0; j < N; j++) {
+                I p[4];
+                for (uint32_t i = 0; i < 4; i++) {
+                    p[i] = V::iset(0);
+                    if (u + i < head.length) {
+                        F e = V::load(head.scores + size_t{u + i} * TILE + lane + j * WIDTH);
+                        p[i] = exp2_byte(V::fma(e, scale[j], offset[j]));
+                    }
+                    total[j] = V::iadd(total[j], p[i]);
+                }
+                V::store_unsigned(head.probabilities + size_t{u / 4} * V::BLOCK, lane + j * WIDTH, p[0], p[1],
+                                  p[2], p[3]);
+            }
+        }
+        F inverse[N];
+        for (uint32_t j = 0; j < N; j++) inverse[j] = V::div(V::set(1.0f), V::to_float(total[j]));
+        uint32_t c = 0;
+        for (; c + 4 <= head.channels; c += 4) weigh<4, N>(head, c, lane, length4 / 4, inverse);
+        for (; c < head.channels; c++) weigh<1, N>(head, c, lane, length4 / 4, inverse);
+    }
+
+    // Channels [c, c + R) of the weighted sum of the values.
+    template <uint32_t R, uint32_t N>
+    static inline void weigh(const AttentionHead &head, uint32_t c, uint32_t lane, uint32_t blocks,
+                             const F (&inverse)[N]) {
+        I acc[R][N];
+        const int8_t *row[R];
+        for (uint32_t i = 0; i < R; i++) {
+            row[i] = head.values + size_t{c + i} * head.value_stride;
+            for (uint32_t j = 0; j < N; j++) acc[i][j] = V::iset(V::SHIFT * head.value_sum[c + i]);
+        }
+        products<R, N>(acc, row, 4, head.probabilities, lane, blocks);
+        for (uint32_t i = 0; i < R; i++) {
+            F scale = V::set(head.value_scale[c + i]);
+            for (uint32_t j = 0; j < N; j++)
+                V::store(head.out + size_t{c + i} * TILE + lane + j * WIDTH,
+                         V::mul(V::mul(V::to_float(acc[i][j]), inverse[j]), scale));
+        }
+    }
+
+    static void attend(const AttentionHead &head) {
+        constexpr uint32_t N = V::DENSE_VECTORS;
+        uint32_t l = head.lane_begin;
+        for (; l + N * WIDTH <= head.lane_end; l += N * WIDTH) attend_lanes<N>(head, l);
+        if (N > 2)
+            for (; l + 2 * WIDTH <= head.lane_end; l += 2 * WIDTH) attend_lanes<2>(head, l);
+        for (; l < head.lane_end; l += WIDTH) attend_lanes<1>(head, l);
+    }
+
+    static const Kernels *table(const char *name) {
+        static const Kernels kernels = {name,     V::BLOCK,         quantize,      linear,          normalize,
+                                        activate, quantize_queries, quantize_keys, quantize_values, attend};
+        return &kernels;
+    }
+};
+
+}  // namespace
+}  // namespace edgebert
