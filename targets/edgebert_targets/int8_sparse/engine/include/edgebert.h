@@ -3,9 +3,10 @@
  * Ownership: what a function creates, the caller frees with the matching function. Strings returned by
  * the library belong to it and live as long as the object they came from; eb_last_error lives until the
  * calling thread's next call. The library takes no pointer it was given beyond the call, save for
- * eb_model_open_memory, whose bytes must outlive the model.
- * Threads: a model may be used by any number of threads at once; a session by one thread at a time. A
- * model may be closed only after its sessions are.
+ * eb_model_open_memory, whose bytes must outlive the model and its sessions. A model and its sessions may be
+ * closed in any order: its memory goes with the last of them. Its file must not be changed while it is open;
+ * replacing it by another one under the same name is fine.
+ * Threads: a model may be used by any number of threads at once; a session by one thread at a time.
  * Errors: a function that can fail returns a status; eb_last_error then says what was expected and what came.
  * No exception and no abort crosses this boundary.
  * Results: logits are the same bits on every CPU, with any number of threads and in any batch.
@@ -39,7 +40,7 @@ typedef enum eb_status {
     EB_ERROR_INPUT = 6,    /* an id, a token type or a length the model cannot take */
     EB_ERROR_CPU = 7,      /* the CPU lacks what EDGEBERT_ISA asks for, or EDGEBERT_ISA names nothing known */
     EB_ERROR_THREADS = 8,  /* threads cannot be started */
-    EB_ERROR_SPACE = 9     /* the caller's buffer is too small; the size needed was stored */
+    EB_ERROR_SPACE = 9     /* the caller's buffer is too small; eb_last_error says what is needed */
 } eb_status;
 
 typedef enum eb_task {
@@ -77,18 +78,18 @@ EB_API const char *eb_version(void);
 /* One line on the calling thread's last failed call; "" before any. */
 EB_API const char *eb_last_error(void);
 
-/* Name of the kernels in use: "avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "neon" or "scalar".
- * NULL when EDGEBERT_ISA asks for what the CPU lacks; eb_last_error says so. */
+/* Name of the kernels that a session created now would use: "avx512-vnni", "avx-vnni", "avx2",
+ * "neon-dotprod", "neon" or "scalar". The environment variable EDGEBERT_ISA chooses another; NULL when it
+ * names what the CPU lacks, and eb_last_error then says so. */
 EB_API const char *eb_isa(void);
 
 /* Names of all kernels that this CPU can run, best first, separated by commas. */
 EB_API const char *eb_isa_available(void);
 
-/* Opens a model file; the weights are mapped, not read. On success *model must be closed by eb_model_close.
- */
+/* Opens a model file; the weights are mapped, not read. Close *model with eb_model_close. */
 EB_API eb_status eb_model_open(const char *path, eb_model **model);
 
-/* Opens a model from `size` bytes at `data`, 64-byte aligned, which must outlive the model. */
+/* Opens a model from `size` bytes at `data`, 64-byte aligned, which must outlive it and its sessions. */
 EB_API eb_status eb_model_open_memory(const void *data, size_t size, eb_model **model);
 
 /* NULL is allowed. */

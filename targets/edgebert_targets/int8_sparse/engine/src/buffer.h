@@ -6,6 +6,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace edgebert {
 
 template <class T>
@@ -22,11 +26,17 @@ class Buffer {
         std::free(data_);
         data_ = nullptr;
         count_ = 0;
-        // whole pages: a panel's rows then meet the cache's sets in the same way on every run
-        const size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
-        data_ = static_cast<T *>(std::aligned_alloc(4096, bytes));
+        // Large pages for what is large: a pass walks through all of it, and small pages cost a few percent.
+        const size_t large = size_t{2} << 20;
+        const size_t page = count * sizeof(T) >= large / 2 ? large : 4096;
+        const size_t bytes = (count * sizeof(T) + page - 1) / page * page;
+        data_ = static_cast<T *>(std::aligned_alloc(page, bytes));
         if (data_ == nullptr) throw std::bad_alloc();
         count_ = count;
+#if defined(__linux__)
+        if (page == large)
+            madvise(data_, bytes, MADV_HUGEPAGE);  // a hint: whether it is taken changes nothing
+#endif
     }
 
     T *get() const { return data_; }

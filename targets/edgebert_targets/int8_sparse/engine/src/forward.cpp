@@ -27,10 +27,21 @@ Range share(uint32_t total, uint32_t index, uint32_t count) {
             static_cast<uint32_t>(uint64_t{total} * (index + 1) / count)};
 }
 
-float entry(const Table &table, uint32_t row, uint32_t column) {
-    const size_t at = size_t{row} * table.width + column;
-    return table.values != nullptr ? static_cast<float>(table.values[at]) * table.scale[row]
-                                   : table.floats[at];
+// out[c] = or += row `row` of a table.
+template <bool ADD>
+void table_row(const Table &table, uint32_t row, float *out) {
+    const size_t first = size_t{row} * table.width;
+    if (table.values != nullptr) {
+        const int8_t *values = table.values + first;
+        const float scale = table.scale[row];
+        for (uint32_t c = 0; c < table.width; c++) {
+            const float v = static_cast<float>(values[c]) * scale;
+            out[c] = ADD ? out[c] + v : v;
+        }
+    } else {
+        const float *values = table.floats.data() + first;
+        for (uint32_t c = 0; c < table.width; c++) out[c] = ADD ? out[c] + values[c] : values[c];
+    }
 }
 
 }  // namespace
@@ -110,6 +121,7 @@ void Forward::reserve() {
     for (auto &scratch : scratch_) {
         scratch->packed.reserve((widest + 3) / 4 * kernels_.packed_block);
         scratch->panel.reserve(widest * TILE);
+        scratch->rows.reserve(size_t{model_.word.width} * TILE);
         scratch->partial.reserve(widest * TILE);
         scratch->scales.reserve(1);
         scratch->scores.reserve(size_t{round_up(longest_, 4)} * TILE);
@@ -120,9 +132,8 @@ void Forward::reserve() {
 void Forward::thread_main(void *self, uint32_t thread) { static_cast<Forward *>(self)->work(thread); }
 
 void Forward::work(uint32_t thread) {
-    for_tiles(thread, &Forward::embed, Layer());
+    for_tiles(thread, &Forward::embed, model_.layers[0]);
     for (const Layer &layer : model_.layers) {
-        for_tiles(thread, &Forward::before_attention, layer);
         team_->barrier();
         attention(thread, *scratch_[thread]);
         team_->barrier();
@@ -165,6 +176,13 @@ void Forward::quantize(const float *x, uint32_t rows, uint32_t tile, Part part, 
     wait(part);
 }
 
+void Forward::normalize_quantize(float *x, const Norm &norm, uint32_t tile, Part part, Scratch &scratch) {
+    const Range groups = share(lanes(tile) / GROUP, part.index, part.count);
+    kernels_.normalize_quantize(x, norm, model_.hidden, groups.begin * GROUP, groups.end * GROUP,
+                                scratch.packed.get(), scratch.scales.get());
+    wait(part);
+}
+
 void Forward::linear(const Linear &linear, uint32_t tile, Part part, Scratch &scratch, Finish finish,
                      float *out) {
     const Range mine = share(chunks(linear), part.index, part.count);
@@ -174,44 +192,59 @@ void Forward::linear(const Linear &linear, uint32_t tile, Part part, Scratch &sc
     wait(part);
 }
 
-void Forward::embed(uint32_t tile, const Layer &, Part part, Scratch &scratch) {
+const Forward::Sequence &Forward::sequence_of(uint32_t slot) const {
+    size_t i = sequences_.size() - 1;
+    while (sequences_[i].first_slot > slot) i--;
+    return sequences_[i];
+}
+
+// The first layer's projections follow at once, as every other layer's follow the layer before.
+void Forward::embed(uint32_t tile, const Layer &first, Part part, Scratch &scratch) {
     const uint32_t width = model_.word.width;
     const bool projected = model_.projection.out != 0;
     float *x = projected ? scratch.panel.get() : panel(hidden_, tile);
     const Range groups = share(lanes(tile) / GROUP, part.index, part.count);
     const uint32_t begin = groups.begin * GROUP, end = groups.end * GROUP;
-    for (const Sequence &sequence : sequences_) {
-        for (uint32_t lane = begin; lane < end; lane++) {
-            const uint32_t slot = tile * TILE + lane;
-            if (slot < sequence.first_slot || slot >= sequence.first_slot + sequence.slots) continue;
-            const uint32_t token = slot - sequence.first_slot;
-            if (token >= sequence.length) {
-                for (uint32_t c = 0; c < width; c++) x[size_t{c} * TILE + lane] = 0.0f;
-                continue;
-            }
-            const uint32_t id = static_cast<uint32_t>(sequence.ids[token]);
-            const uint32_t type =
-                sequence.types == nullptr ? 0 : static_cast<uint32_t>(sequence.types[token]);
-            for (uint32_t c = 0; c < width; c++) {
-                float sum = entry(model_.word, id, c);
-                if (model_.token_type.rows != 0) sum += entry(model_.token_type, type, c);
-                x[size_t{c} * TILE + lane] = sum + entry(model_.position, token, c);
-            }
+    float *rows = scratch.rows.get() + size_t{begin} * width;
+    for (uint32_t lane = begin; lane < end; lane++) {
+        float *row = rows + size_t{lane - begin} * width;
+        const uint32_t slot = tile * TILE + lane;
+        const Sequence &sequence = sequence_of(slot);
+        const uint32_t token = slot - sequence.first_slot;
+        if (token >= sequence.length) {
+            std::fill(row, row + width, 0.0f);
+            continue;
         }
+        table_row<false>(model_.word, static_cast<uint32_t>(sequence.ids[token]), row);
+        if (model_.token_type.rows != 0)
+            table_row<true>(model_.token_type,
+                            sequence.types == nullptr ? 0 : static_cast<uint32_t>(sequence.types[token]),
+                            row);
+        table_row<true>(model_.position, token, row);
     }
-    kernels_.normalize(x, model_.embedding_norm, width, begin, end);
-    if (!projected) return;
-    quantize(x, width, tile, part, scratch);
-    linear(model_.projection, tile, part, scratch, Finish::store, panel(hidden_, tile));
+    for (uint32_t first = begin; first < end; first += GROUP)
+        for (uint32_t c = 0; c < width; c++)
+            for (uint32_t i = 0; i < GROUP; i++)
+                x[size_t{c} * TILE + first + i] = rows[size_t{first - begin + i} * width + c];
+    if (projected) {
+        kernels_.normalize_quantize(x, model_.embedding_norm, width, begin, end, scratch.packed.get(),
+                                    scratch.scales.get());
+        wait(part);
+        linear(model_.projection, tile, part, scratch, Finish::store, panel(hidden_, tile));
+        quantize(panel(hidden_, tile), model_.hidden, tile, part, scratch);
+    } else {
+        normalize_quantize(x, model_.embedding_norm, tile, part, scratch);
+    }
+    project(tile, first, part, scratch);
 }
 
-void Forward::before_attention(uint32_t tile, const Layer &layer, Part part, Scratch &scratch) {
-    const uint32_t hidden = model_.hidden, heads = model_.heads;
+// Queries, keys and values of a layer from the quantised hidden state in `scratch`.
+void Forward::project(uint32_t tile, const Layer &layer, Part part, Scratch &scratch) {
+    const uint32_t heads = model_.heads;
     const float factor = LOG2_E / std::sqrt(static_cast<float>(head_size_));
     const Range mine = share(heads, part.index, part.count);
     const size_t head_floats = size_t{head_size_} * TILE;
     float *x = scratch.panel.get();
-    quantize(panel(hidden_, tile), hidden, tile, part, scratch);
     linear(layer.query, tile, part, scratch, Finish::store, x);
     for (uint32_t h = mine.begin; h < mine.end; h++)
         kernels_.quantize_queries(
@@ -275,19 +308,26 @@ void Forward::after_attention(uint32_t tile, const Layer &layer, Part part, Scra
     float *x = panel(hidden_, tile), *inner = scratch.panel.get();
     quantize(panel(context_, tile), hidden, tile, part, scratch);
     linear(layer.attention_output, tile, part, scratch, Finish::add, x);
-    kernels_.normalize(x, layer.attention_norm, hidden, groups.begin * GROUP, groups.end * GROUP);
-    quantize(x, hidden, tile, part, scratch);
-    const bool fused = model_.activation == Activation::gelu;
-    linear(layer.intermediate, tile, part, scratch, fused ? Finish::gelu : Finish::store, inner);
-    if (!fused) {
+    normalize_quantize(x, layer.attention_norm, tile, part, scratch);
+    linear(layer.intermediate, tile, part, scratch, Finish::store, inner);
+    if (model_.activation == Activation::gelu) {
+        kernels_.gelu_quantize(inner, intermediate, groups.begin * GROUP, groups.end * GROUP,
+                               scratch.packed.get(), scratch.scales.get());
+        wait(part);
+    } else {
         const Range rows = share(intermediate, part.index, part.count);
         kernels_.activate(model_.activation, inner + size_t{rows.begin} * TILE, rows.end - rows.begin,
                           lanes(tile));
         wait(part);
+        quantize(inner, intermediate, tile, part, scratch);
     }
-    quantize(inner, intermediate, tile, part, scratch);
     linear(layer.output, tile, part, scratch, Finish::add, x);
-    kernels_.normalize(x, layer.output_norm, hidden, groups.begin * GROUP, groups.end * GROUP);
+    if (&layer == &model_.layers.back()) {
+        kernels_.normalize(x, layer.output_norm, hidden, groups.begin * GROUP, groups.end * GROUP);
+        return;
+    }
+    normalize_quantize(x, layer.output_norm, tile, part, scratch);
+    project(tile, (&layer)[1], part, scratch);
 }
 
 // The head on the first token of each sequence, TILE sequences at a time.

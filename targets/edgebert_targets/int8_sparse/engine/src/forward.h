@@ -34,6 +34,7 @@ class Forward {
     struct Scratch {
         Buffer<uint8_t> packed;
         Buffer<float> panel;
+        Buffer<float> rows;  // embeddings, [lane][width]
         Buffer<int32_t> partial;
         Buffer<TokenScales> scales;
         Buffer<float> scores;
@@ -56,12 +57,14 @@ class Forward {
                    const Layer &layer);
     void wait(Part part);
     uint32_t lanes(uint32_t tile) const;
+    const Sequence &sequence_of(uint32_t slot) const;
     float *panel(const Buffer<float> &buffer, uint32_t tile) const;
     void quantize(const float *x, uint32_t rows, uint32_t tile, Part part, Scratch &scratch);
+    void normalize_quantize(float *x, const Norm &norm, uint32_t tile, Part part, Scratch &scratch);
     void linear(const Linear &linear, uint32_t tile, Part part, Scratch &scratch, Finish finish, float *out);
 
-    void embed(uint32_t tile, const Layer &, Part part, Scratch &scratch);
-    void before_attention(uint32_t tile, const Layer &layer, Part part, Scratch &scratch);
+    void embed(uint32_t tile, const Layer &first, Part part, Scratch &scratch);
+    void project(uint32_t tile, const Layer &layer, Part part, Scratch &scratch);
     void attention(uint32_t thread, Scratch &scratch);
     void after_attention(uint32_t tile, const Layer &layer, Part part, Scratch &scratch);
     void classify(Scratch &scratch);

@@ -27,7 +27,6 @@ struct alignas(64) TokenScales {
 // What happens to y = W x + b.
 enum class Finish {
     store,  // out = y
-    gelu,   // out = gelu(y)
     add     // out += y
 };
 
@@ -70,7 +69,7 @@ struct Kernels {
     // LayerNorm over `rows` channels, in place.
     void (*normalize)(float *x, const Norm &norm, uint32_t rows, uint32_t lane_begin, uint32_t lane_end);
 
-    // Any activation but the fused one, in place.
+    // An activation in place.
     void (*activate)(Activation activation, float *x, uint32_t rows, uint32_t lanes);
 
     // Symmetric, per lane over `channels`; scale[lane] = max|x| / 127 * factor.
@@ -86,6 +85,14 @@ struct Kernels {
                             int32_t *sum);
 
     void (*attend)(const AttentionHead &head);
+
+    // `normalize`, then `quantize` of the result.
+    void (*normalize_quantize)(float *x, const Norm &norm, uint32_t rows, uint32_t lane_begin,
+                               uint32_t lane_end, uint8_t *packed, TokenScales *scales);
+
+    // GELU in place, then `quantize` of the result.
+    void (*gelu_quantize)(float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_end, uint8_t *packed,
+                          TokenScales *scales);
 };
 
 // Null where the library was built without them. Whether the CPU runs them is cpu.h's business.

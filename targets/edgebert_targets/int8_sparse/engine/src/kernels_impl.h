@@ -6,12 +6,28 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "float_steps.h"
 #include "kernels.h"
 
+// Arrays of sums must become registers: the compilers only see that once the loops over them are unrolled.
+#if defined(__clang__)
+#define EB_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define EB_UNROLL _Pragma("GCC unroll 16")
+#endif
+#define EB_INLINE [[gnu::always_inline]] inline
+
 namespace edgebert {
 namespace {
+
+// Whether V has store_saturated: q + zero of four channels, clamped to a byte, faster than by single steps.
+// It says so by a type named Saturates.
+template <class V, class = void>
+struct HasSaturated : std::false_type {};
+template <class V>
+struct HasSaturated<V, std::void_t<typename V::Saturates>> : std::true_type {};
 
 template <class V>
 struct Impl {
@@ -20,15 +36,28 @@ struct Impl {
     using X = typename V::X;
     using W = typename V::W;
     static constexpr uint32_t WIDTH = V::WIDTH;
+    static constexpr uint32_t PREFETCH = 1024;  // bytes of weights ahead
 
     // --- float steps ---
 
+    template <uint32_t N>
+    EB_INLINE static void gelu_all(F (&x)[N]) {
+        F s[N], p[N];
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) {
+            s[j] = V::sub(V::min(V::abs(x[j]), V::set(GELU_LIMIT)), V::set(GELU_LIMIT / 2));
+            p[j] = V::set(GELU[GELU_DEGREE]);
+        }
+        EB_UNROLL for (int i = GELU_DEGREE - 1; i >= 0; i--) {
+            F coefficient = V::set(GELU[i]);
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) p[j] = V::fma(p[j], s[j], coefficient);
+        }
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) x[j] = V::sub(V::max(x[j], V::set(0.0f)), p[j]);
+    }
+
     static inline F gelu(F x) {
-        F c = V::max(V::min(x, V::set(GELU_LIMIT)), V::set(-GELU_LIMIT));
-        F t = V::mul(c, c);
-        F p = V::set(GELU[8]);
-        for (int i = 7; i >= 0; i--) p = V::fma(p, t, V::set(GELU[i]));
-        return V::mul(x, V::fma(c, p, V::set(0.5f)));
+        F one[1] = {x};
+        gelu_all<1>(one);
+        return one[0];
     }
 
     // 2^x for x in [-126, 126].
@@ -40,7 +69,7 @@ struct Impl {
         return V::as_float(V::iadd(V::as_int(p), V::template shift_left<23>(V::as_int(z))));
     }
 
-    // round(255 * 2^x) for x <= 0 up to rounding.
+    // round(255 * 2^x) for x <= 0.
     static inline I exp2_byte(F x) {
         x = V::max(x, V::set(EXP2_BYTE_LOWEST));
         F z = V::add(x, V::set(ROUNDER));
@@ -89,59 +118,100 @@ struct Impl {
 
     // --- LayerNorm ---
 
-    template <uint32_t N>
-    static inline void normalize_lanes(float *x, const Norm &norm, uint32_t rows) {
-        F sum[N], square[N], mean[N], inverse[N];
+    // With QUANTIZE also what `quantize` does to the result, whose extremes are at hand.
+    template <uint32_t N, bool QUANTIZE>
+    static inline void normalize_lanes(float *x, const Norm &norm, uint32_t rows, uint8_t *packed,
+                                       TokenScales *scales, uint32_t lane) {
+        F sum[N], square[N], mean[N], inverse[N], low[N], high[N];
         F count = V::set(static_cast<float>(rows));
-        for (uint32_t j = 0; j < N; j++) sum[j] = square[j] = V::set(0.0f);
-        for (uint32_t r = 0; r < rows; r++)
-            for (uint32_t j = 0; j < N; j++)
-                sum[j] = V::add(sum[j], V::load(x + size_t{r} * TILE + j * WIDTH));
-        for (uint32_t j = 0; j < N; j++) mean[j] = V::div(sum[j], count);
-        for (uint32_t r = 0; r < rows; r++)
-            for (uint32_t j = 0; j < N; j++) {
-                F d = V::sub(V::load(x + size_t{r} * TILE + j * WIDTH), mean[j]);
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) { sum[j] = square[j] = low[j] = high[j] = V::set(0.0f); }
+        for (uint32_t r = 0; r < rows; r++) {
+            const float *at = x + size_t{r} * TILE + lane;
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) { sum[j] = V::add(sum[j], V::load(at + j * WIDTH)); }
+        }
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) { mean[j] = V::div(sum[j], count); }
+        for (uint32_t r = 0; r < rows; r++) {
+            const float *at = x + size_t{r} * TILE + lane;
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) {
+                F d = V::sub(V::load(at + j * WIDTH), mean[j]);
                 square[j] = V::fma(d, d, square[j]);
             }
-        for (uint32_t j = 0; j < N; j++) {
+        }
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) {
             F variance = V::add(V::div(square[j], count), V::set(norm.eps));
             inverse[j] = V::div(V::set(1.0f), V::sqrt(variance));
         }
         const float *weight = norm.weight.data(), *bias = norm.bias.data();
         for (uint32_t r = 0; r < rows; r++) {
             F w = V::set(weight[r]), b = V::set(bias[r]);
-            for (uint32_t j = 0; j < N; j++) {
-                float *at = x + size_t{r} * TILE + j * WIDTH;
-                V::store(at, V::fma(V::mul(V::sub(V::load(at), mean[j]), inverse[j]), w, b));
+            float *at = x + size_t{r} * TILE + lane;
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) {
+                F y = V::fma(V::mul(V::sub(V::load(at + j * WIDTH), mean[j]), inverse[j]), w, b);
+                V::store(at + j * WIDTH, y);
+                if (QUANTIZE) {
+                    low[j] = V::min(low[j], y);
+                    high[j] = V::max(high[j], y);
+                }
             }
         }
+        if (QUANTIZE) quantize_between<N>(low, high, x, rows, packed, scales, lane);
+    }
+
+    template <bool QUANTIZE>
+    static void normalize_tile(float *x, const Norm &norm, uint32_t rows, uint32_t lane_begin,
+                               uint32_t lane_end, uint8_t *packed, TokenScales *scales) {
+        constexpr uint32_t most = TILE / WIDTH < 4 ? TILE / WIDTH : 4;
+        uint32_t l = lane_begin;
+        for (; l + most * WIDTH <= lane_end; l += most * WIDTH)
+            normalize_lanes<most, QUANTIZE>(x, norm, rows, packed, scales, l);
+        if constexpr (GROUP % (most * WIDTH) != 0)
+            for (; l < lane_end; l += WIDTH) normalize_lanes<1, QUANTIZE>(x, norm, rows, packed, scales, l);
     }
 
     static void normalize(float *x, const Norm &norm, uint32_t rows, uint32_t lane_begin, uint32_t lane_end) {
-        constexpr uint32_t most = TILE / WIDTH < 4 ? TILE / WIDTH : 4;
-        uint32_t l = lane_begin;
-        for (; l + most * WIDTH <= lane_end; l += most * WIDTH) normalize_lanes<most>(x + l, norm, rows);
-        for (; l < lane_end; l += WIDTH) normalize_lanes<1>(x + l, norm, rows);
+        normalize_tile<false>(x, norm, rows, lane_begin, lane_end, nullptr, nullptr);
+    }
+
+    static void normalize_quantize(float *x, const Norm &norm, uint32_t rows, uint32_t lane_begin,
+                                   uint32_t lane_end, uint8_t *packed, TokenScales *scales) {
+        normalize_tile<true>(x, norm, rows, lane_begin, lane_end, packed, scales);
     }
 
     // --- quantisation of activations ---
 
-    template <uint32_t N>
-    static inline void quantize_lanes(const float *x, uint32_t rows, uint8_t *packed, TokenScales *scales,
+    // With GELU it is applied first, in place: its arithmetic hides behind the loads that the extremes need
+    // anyway.
+    template <uint32_t N, bool GELU_FIRST>
+    static inline void quantize_lanes(float *x, uint32_t rows, uint8_t *packed, TokenScales *scales,
                                       uint32_t lane) {
         F low[N], high[N];
-        for (uint32_t j = 0; j < N; j++) low[j] = high[j] = V::set(0.0f);
-        for (uint32_t r = 0; r < rows; r++)
-            for (uint32_t j = 0; j < N; j++) {
-                F v = V::load(x + size_t{r} * TILE + lane + j * WIDTH);
-                low[j] = V::min(low[j], v);
-                high[j] = V::max(high[j], v);
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) low[j] = high[j] = V::set(0.0f);
+        for (uint32_t r = 0; r < rows; r++) {
+            float *at = x + size_t{r} * TILE + lane;
+            F v[N];
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) { v[j] = V::load(at + j * WIDTH); }
+            if (GELU_FIRST) {
+                gelu_all<N>(v);
+                EB_UNROLL for (uint32_t j = 0; j < N; j++) { V::store(at + j * WIDTH, v[j]); }
             }
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) {
+                low[j] = V::min(low[j], v[j]);
+                high[j] = V::max(high[j], v[j]);
+            }
+        }
+        quantize_between<N>(low, high, x, rows, packed, scales, lane);
+    }
+
+    // Quantises lanes whose extremes, 0 among them, are known.
+    template <uint32_t N>
+    static inline void quantize_between(const F (&low)[N], const F (&high)[N], const float *x, uint32_t rows,
+                                        uint8_t *packed, TokenScales *scales, uint32_t lane) {
         F inverse[N];
         I zero[N];
-        for (uint32_t j = 0; j < N; j++) {
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) {
             F range = V::sub(high[j], low[j]);
-            inverse[j] = V::select_zero(range, V::set(1.0f), V::div(V::set(255.0f), range));
+            F quotient = V::min(V::div(V::set(255.0f), range), V::set(LARGEST_INVERSE));
+            inverse[j] = V::select_zero(range, V::set(1.0f), quotient);
             F from_low = V::mul(low[j], inverse[j]), from_high = V::mul(high[j], inverse[j]);
             F test = V::add(V::add(V::set(-128.0f), from_low), V::add(V::set(127.0f), from_high));
             F z = V::select_positive(test, V::sub(V::set(-128.0f), from_low),
@@ -151,31 +221,54 @@ struct Impl {
             V::store(scales->step + lane + j * WIDTH, V::div(V::set(1.0f), inverse[j]));
             V::istore(scales->zero + lane + j * WIDTH, V::isub(zero[j], V::iset(V::SHIFT)));
         }
+        pack_lanes<N>(x, rows, packed, lane, inverse, zero);
+    }
+
+    template <uint32_t N>
+    static inline void pack_lanes(const float *x, uint32_t rows, uint8_t *packed, uint32_t lane,
+                                  const F (&inverse)[N], const I (&zero)[N]) {
         for (uint32_t r = 0; r < rows; r += 4) {
-            for (uint32_t j = 0; j < N; j++) {
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) {
                 I q[4];
-                for (uint32_t i = 0; i < 4; i++) {
-                    if (r + i >= rows) {
-                        q[i] = V::iset(0);
-                        continue;
-                    }
-                    F v = V::load(x + size_t{r + i} * TILE + lane + j * WIDTH);
-                    I n = V::iadd(V::round(V::mul(v, inverse[j])), zero[j]);
-                    q[i] = V::imax(V::imin(n, V::iset(255)), V::iset(0));
+                EB_UNROLL for (uint32_t i = 0; i < 4; i++) {
+                    // past the last row anything will do: its weights are zero
+                    const uint32_t row = r + i < rows ? r + i : rows - 1;
+                    q[i] = V::round(V::mul(V::load(x + size_t{row} * TILE + lane + j * WIDTH), inverse[j]));
                 }
-                V::store_unsigned(packed + size_t{r / 4} * V::BLOCK, lane + j * WIDTH, q[0], q[1], q[2],
-                                  q[3]);
+                uint8_t *block = packed + size_t{r / 4} * V::BLOCK;
+                if constexpr (HasSaturated<V>::value) {
+                    V::store_saturated(block, lane + j * WIDTH, q[0], q[1], q[2], q[3], zero[j]);
+                } else {
+                    EB_UNROLL for (uint32_t i = 0; i < 4; i++) {
+                        I n = V::iadd(q[i], zero[j]);
+                        q[i] = V::imax(V::imin(n, V::iset(255)), V::iset(0));
+                    }
+                    V::store_unsigned(block, lane + j * WIDTH, q[0], q[1], q[2], q[3]);
+                }
             }
         }
     }
 
-    static void quantize(const float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_end,
-                         uint8_t *packed, TokenScales *scales) {
+    template <bool GELU_FIRST>
+    static void quantize_tile(float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_end,
+                              uint8_t *packed, TokenScales *scales) {
         constexpr uint32_t most = TILE / WIDTH < 4 ? TILE / WIDTH : 4;
         uint32_t l = lane_begin;
         for (; l + most * WIDTH <= lane_end; l += most * WIDTH)
-            quantize_lanes<most>(x, rows, packed, scales, l);
-        for (; l < lane_end; l += WIDTH) quantize_lanes<1>(x, rows, packed, scales, l);
+            quantize_lanes<most, GELU_FIRST>(x, rows, packed, scales, l);
+        if constexpr (GROUP % (most * WIDTH) != 0)
+            for (; l < lane_end; l += WIDTH) quantize_lanes<1, GELU_FIRST>(x, rows, packed, scales, l);
+    }
+
+    static void quantize(const float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_end,
+                         uint8_t *packed, TokenScales *scales) {
+        // without GELU nothing is written
+        quantize_tile<false>(const_cast<float *>(x), rows, lane_begin, lane_end, packed, scales);
+    }
+
+    static void gelu_quantize(float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_end,
+                              uint8_t *packed, TokenScales *scales) {
+        quantize_tile<true>(x, rows, lane_begin, lane_end, packed, scales);
     }
 
     // --- integer products ---
@@ -186,24 +279,53 @@ struct Impl {
                                 const uint8_t *x, uint32_t lane, uint32_t blocks) {
         for (uint32_t k = 0; k < blocks; k++) {
             X v[N];
-            for (uint32_t j = 0; j < N; j++) v[j] = V::load_x(x + size_t{k} * V::BLOCK, lane + j * WIDTH);
-            for (uint32_t i = 0; i < R; i++) {
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) v[j] =
+                V::load_x(x + size_t{k} * V::BLOCK, lane + j * WIDTH);
+            EB_UNROLL for (uint32_t i = 0; i < R; i++) {
                 W w = V::load_w(row[i] + size_t{k} * block_stride);
-                for (uint32_t j = 0; j < N; j++) V::dot(acc[i][j], v[j], w);
+                EB_UNROLL for (uint32_t j = 0; j < N; j++) V::dot(acc[i][j], v[j], w);
             }
         }
     }
 
-    template <Finish FINISH>
-    static inline void finish(I acc, const RowParameters &row, const TokenScales &scales, uint32_t lane,
-                              float *out) {
-        I sum = V::isub(acc, V::imul(V::iload(scales.zero + lane), V::iset(row.sum)));
-        F y = V::fma(V::mul(V::to_float(sum), V::load(scales.step + lane)), V::set(row.scale),
-                     V::set(row.bias));
+    // Scales of N vectors of lanes. Held in registers where there are enough of them.
+    template <uint32_t N>
+    struct LaneScales {
+        F step[N];
+        I zero[N];
+
+        EB_INLINE LaneScales(const TokenScales &scales, uint32_t lane) {
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) {
+                step[j] = V::load(scales.step + lane + j * WIDTH);
+                zero[j] = V::iload(scales.zero + lane + j * WIDTH);
+            }
+        }
+    };
+
+    // The steps after the products for N vectors of one row, together: a constant is then loaded once for
+    // all.
+    template <Finish FINISH, uint32_t N>
+    EB_INLINE static void finish(const I *acc, const RowParameters &row, const LaneScales<N> &scales,
+                                 uint32_t lane, float *out) {
+        F y[N];
         float *at = out + size_t{row.row} * TILE + lane;
-        if (FINISH == Finish::gelu) y = gelu(y);
-        if (FINISH == Finish::add) y = V::add(V::load(at), y);
-        V::store(at, y);
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) {
+            I sum = V::isub(acc[j], V::imul(scales.zero[j], V::iset(row.sum)));
+            y[j] = V::fma(V::mul(V::to_float(sum), scales.step[j]), V::set(row.scale), V::set(row.bias));
+        }
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) {
+            if (FINISH == Finish::add) y[j] = V::add(V::load(at + j * WIDTH), y[j]);
+            V::store(at + j * WIDTH, y[j]);
+        }
+    }
+
+    // As `finish` for any number of vectors, by fours.
+    template <Finish FINISH, uint32_t N>
+    EB_INLINE static void finish_row(const I (&acc)[N], const RowParameters &row, const TokenScales &scales,
+                                     uint32_t lane, float *out) {
+        constexpr uint32_t PART = N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N % 2 == 0 ? 2 : 1;
+        EB_UNROLL for (uint32_t j = 0; j < N; j += PART) finish<FINISH, PART>(
+            acc + j, row, LaneScales<PART>(scales, lane + j * WIDTH), lane + j * WIDTH, out);
     }
 
     // --- dense linear layer ---
@@ -213,9 +335,9 @@ struct Impl {
                            const TokenScales &scales, uint32_t lane, float *out) {
         I acc[R][N];
         const int8_t *weights[R];
-        for (uint32_t i = 0; i < R; i++) {
+        EB_UNROLL for (uint32_t i = 0; i < R; i++) {
             weights[i] = linear.dense + size_t{row + i} * linear.in;
-            for (uint32_t j = 0; j < N; j++) acc[i][j] = V::iset(0);
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) acc[i][j] = V::iset(0);
         }
         uint32_t blocks = linear.in / 4, rest = linear.in % 4;
         products<R, N>(acc, weights, 4, packed, lane, blocks);
@@ -223,15 +345,14 @@ struct Impl {
             // the last row ends with the file's tensor: read no byte past it
             int8_t tail[R][4] = {};
             const int8_t *tails[R];
-            for (uint32_t i = 0; i < R; i++) {
+            EB_UNROLL for (uint32_t i = 0; i < R; i++) {
                 std::memcpy(tail[i], weights[i] + size_t{blocks} * 4, rest);
                 tails[i] = tail[i];
             }
             products<R, N>(acc, tails, 4, packed + size_t{blocks} * V::BLOCK, lane, 1);
         }
-        for (uint32_t i = 0; i < R; i++)
-            for (uint32_t j = 0; j < N; j++)
-                finish<FINISH>(acc[i][j], linear.rows[row + i], scales, lane + j * WIDTH, out);
+        EB_UNROLL for (uint32_t i = 0; i < R; i++)
+            finish_row<FINISH, N>(acc[i], linear.rows[row + i], scales, lane, out);
     }
 
     template <Finish FINISH, uint32_t N>
@@ -250,10 +371,11 @@ struct Impl {
         uint32_t l = 0;
         for (; l + N * WIDTH <= lanes; l += N * WIDTH)
             dense_lanes<FINISH, N>(linear, begin, end, packed, scales, l, out);
-        if (N > 2)
+        if constexpr (N > 2 && GROUP % (N * WIDTH) != 0)
             for (; l + 2 * WIDTH <= lanes; l += 2 * WIDTH)
                 dense_lanes<FINISH, 2>(linear, begin, end, packed, scales, l, out);
-        for (; l < lanes; l += WIDTH) dense_lanes<FINISH, 1>(linear, begin, end, packed, scales, l, out);
+        if constexpr (GROUP % (N * WIDTH) != 0)
+            for (; l < lanes; l += WIDTH) dense_lanes<FINISH, 1>(linear, begin, end, packed, scales, l, out);
     }
 
     // --- sparse linear layer ---
@@ -265,25 +387,32 @@ struct Impl {
                             int32_t *partial) {
         const size_t first = slab.chunk_start[chunk_begin];
         const int8_t *values = slab.values + first * 4;
-        const uint16_t *index = slab.index.data() + first;
+        const uint8_t *index = slab.index.data() + first;
         const uint32_t end = static_cast<uint32_t>(slab.rows.size()) < chunk_end * CHUNK_ROWS
                                  ? static_cast<uint32_t>(slab.rows.size())
                                  : chunk_end * CHUNK_ROWS;
+        const LaneScales<N <= 4 ? N : 1> held(scales, lane);
         for (uint32_t visit = chunk_begin * CHUNK_ROWS; visit < end; visit++) {
             const RowParameters &row = slab.rows[visit];
             int32_t *sums = partial + size_t{row.row} * TILE + lane;
             const uint32_t count = slab.count[visit];
             I acc[N];
-            for (uint32_t j = 0; j < N; j++) acc[j] = FIRST ? V::iset(0) : V::iload(sums + j * WIDTH);
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) acc[j] =
+                FIRST ? V::iset(0) : V::iload(sums + j * WIDTH);
+            // rows are too short for the hardware to run ahead far enough when weights come from beyond its
+            // caches
+            __builtin_prefetch(values + PREFETCH);
+            __builtin_prefetch(values + PREFETCH + 64);
+            __builtin_prefetch(index + PREFETCH / 4);
             V::template sparse_row<N>(acc, values, index, count, packed, lane);
             values += size_t{count} * 4;
             index += count;
-            for (uint32_t j = 0; j < N; j++) {
-                if (LAST)
-                    finish<FINISH>(acc[j], row, scales, lane + j * WIDTH, out);
-                else
-                    V::istore(sums + j * WIDTH, acc[j]);
-            }
+            if constexpr (LAST && N <= 4)
+                finish<FINISH, N>(acc, row, held, lane, out);
+            else if constexpr (LAST)
+                finish_row<FINISH, N>(acc, row, scales, lane, out);
+            else
+                EB_UNROLL for (uint32_t j = 0; j < N; j++) V::istore(sums + j * WIDTH, acc[j]);
         }
     }
 
@@ -312,6 +441,9 @@ struct Impl {
         uint32_t l = 0;
         for (; l + N * WIDTH <= lanes; l += N * WIDTH)
             sparse_lanes<FINISH, N>(linear, begin, end, packed, scales, l, out, partial);
+        if constexpr (N > 4)
+            for (; l + 4 * WIDTH <= lanes; l += 4 * WIDTH)
+                sparse_lanes<FINISH, 4>(linear, begin, end, packed, scales, l, out, partial);
         if (N > 3)
             for (; l + 3 * WIDTH <= lanes && lanes - l != 4 * WIDTH; l += 3 * WIDTH)
                 sparse_lanes<FINISH, 3>(linear, begin, end, packed, scales, l, out, partial);
@@ -341,9 +473,6 @@ struct Impl {
             case Finish::store:
                 return linear_finish<Finish::store>(linear, chunk_begin, chunk_end, packed, scales, lanes,
                                                     out, partial);
-            case Finish::gelu:
-                return linear_finish<Finish::gelu>(linear, chunk_begin, chunk_end, packed, scales, lanes, out,
-                                                   partial);
             case Finish::add:
                 return linear_finish<Finish::add>(linear, chunk_begin, chunk_end, packed, scales, lanes, out,
                                                   partial);
@@ -360,7 +489,8 @@ struct Impl {
     }
 
     static inline F inverse_step(F most) {
-        return V::select_zero(most, V::set(0.0f), V::div(V::set(127.0f), most));
+        F quotient = V::min(V::div(V::set(127.0f), most), V::set(LARGEST_INVERSE));
+        return V::select_zero(most, V::set(0.0f), quotient);
     }
 
     static inline I symmetric(const float *at, F inverse) {
@@ -376,7 +506,7 @@ struct Impl {
             V::store(scale + l, V::mul(V::div(most, V::set(127.0f)), V::set(factor)));
             for (uint32_t c = 0; c < channels; c += 4) {
                 I q[4];
-                for (uint32_t i = 0; i < 4; i++) {
+                EB_UNROLL for (uint32_t i = 0; i < 4; i++) {
                     q[i] = V::iset(128);
                     if (c + i < channels)
                         q[i] = V::iadd(q[i], symmetric(x + size_t{c + i} * TILE + l, inverse));
@@ -395,7 +525,7 @@ struct Impl {
             I total = V::iset(0);
             for (uint32_t c = 0; c < channels; c += 4) {
                 I q[4];
-                for (uint32_t i = 0; i < 4; i++) {
+                EB_UNROLL for (uint32_t i = 0; i < 4; i++) {
                     q[i] = V::iset(0);
                     if (c + i < channels) q[i] = symmetric(x + size_t{c + i} * TILE + l, inverse);
                     total = V::iadd(total, q[i]);
@@ -410,11 +540,12 @@ struct Impl {
                                 uint32_t channels, int8_t *values, size_t value_stride, float *scale,
                                 int32_t *sum) {
         for (uint32_t c = 0; c < channels; c++) {
+            const float *row_of = x + size_t{c} * TILE;
             F most_lanes = V::set(0.0f);
             float most = 0.0f;
             for (uint32_t t = 0; t < length; t += WIDTH) {
-                uint32_t slot = first_slot + t;
-                const float *at = x + slot / TILE * tile_stride + size_t{c} * TILE + slot % TILE;
+                const uint32_t slot = first_slot + t;
+                const float *at = row_of + slot / TILE * tile_stride + slot % TILE;
                 if (length - t >= WIDTH) {
                     most_lanes = V::max(most_lanes, V::abs(V::load(at)));
                 } else {
@@ -422,79 +553,94 @@ struct Impl {
                         most = std::fabs(at[i]) > most ? std::fabs(at[i]) : most;
                 }
             }
-            alignas(64) float lanes[WIDTH];
-            V::store(lanes, most_lanes);
-            for (uint32_t i = 0; i < WIDTH; i++) most = lanes[i] > most ? lanes[i] : most;
+            const float most_of_lanes = V::largest_lane(most_lanes);
+            most = most_of_lanes > most ? most_of_lanes : most;
             scale[c] = most / 127.0f;
-            F inverse = V::set(most == 0.0f ? 0.0f : 127.0f / most);
+            F inverse = inverse_step(V::set(most));
             int8_t *row = values + size_t{c} * value_stride;
             I total = V::iset(0);
             for (uint32_t t = 0; t < length; t += WIDTH) {
                 uint32_t slot = first_slot + t;
-                I q = symmetric(x + slot / TILE * tile_stride + size_t{c} * TILE + slot % TILE, inverse);
+                I q = symmetric(row_of + slot / TILE * tile_stride + slot % TILE, inverse);
                 if (length - t < WIDTH) q = V::first_lanes(q, length - t);
                 total = V::iadd(total, q);
                 V::store_bytes(row + t, q);
             }
-            alignas(64) int32_t totals[WIDTH];
-            V::istore(totals, total);
-            sum[c] = 0;
-            for (uint32_t i = 0; i < WIDTH; i++) sum[c] += totals[i];
+            // only packed forms with a shifted zero need the sum
+            sum[c] = V::SHIFT == 0 ? 0 : V::sum_lanes(total);
         }
     }
 
+    // acc[i][j] += key i of 4 neighbours times the queries of vector j.
     template <uint32_t N>
-    static void attend_lanes(const AttentionHead &head, uint32_t lane) {
+    [[gnu::always_inline]] static inline void key_products(I (&acc)[4][N], const int8_t *keys,
+                                                           const uint8_t *queries, uint32_t lane,
+                                                           uint32_t blocks) {
+        const int8_t *const row[4] = {keys, keys + 4, keys + 8, keys + 12};
+        products<4, N>(acc, row, TILE * 4, queries, lane, blocks);
+    }
+
+    template <uint32_t N>
+    static void attend_lanes(const AttentionHead &given, uint32_t lane) {
+        const AttentionHead head = given;  // a copy that no store can change
         const uint32_t blocks = (head.channels + 3) / 4;
         const uint32_t length4 = (head.length + 3) / 4 * 4;
         F most[N];
-        for (uint32_t j = 0; j < N; j++) most[j] = V::set(-3.0e38f);
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) most[j] = V::set(-3.0e38f);
         for (uint32_t u = 0; u < length4; u += 4) {
             const uint32_t slot = head.first_slot + u;
             const int8_t *keys =
                 reinterpret_cast<const int8_t *>(head.keys) + slot / TILE * head.key_stride + slot % TILE * 4;
-            const int8_t *row[4] = {keys, keys + 4, keys + 8, keys + 12};
             I acc[4][N];
-            for (uint32_t i = 0; i < 4; i++)
-                for (uint32_t j = 0; j < N; j++) acc[i][j] = V::iset(-V::OFFSET * head.key_sum[slot + i]);
-            products<4, N>(acc, row, TILE * 4, head.queries, lane, blocks);
-            const uint32_t rows = head.length - u < 4 ? head.length - u : 4;
-            for (uint32_t i = 0; i < rows; i++) {
+            EB_UNROLL for (uint32_t i = 0; i < 4; i++) EB_UNROLL for (uint32_t j = 0; j < N; j++) acc[i][j] =
+                V::iset(-V::OFFSET * head.key_sum[slot + i]);
+            key_products<N>(acc, keys, head.queries, lane, blocks);
+            EB_UNROLL for (uint32_t i = 0; i < 4; i++) {
+                if (u + i >= head.length) continue;
                 F scale = V::set(head.key_scale[slot + i]);
-                for (uint32_t j = 0; j < N; j++) {
+                EB_UNROLL for (uint32_t j = 0; j < N; j++) {
                     F e = V::mul(V::to_float(acc[i][j]), scale);
                     most[j] = V::max(most[j], e);
                     V::store(head.scores + size_t{u + i} * TILE + lane + j * WIDTH, e);
                 }
             }
         }
-        F scale[N], offset[N];
+        F scale[N];
         I total[N];
-        for (uint32_t j = 0; j < N; j++) {
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) {
             scale[j] = V::load(head.query_scale + lane + j * WIDTH);
-            offset[j] = V::sub(V::set(0.0f), V::mul(most[j], scale[j]));
             total[j] = V::iset(0);
         }
-        for (uint32_t u = 0; u < length4; u += 4) {
-            for (uint32_t j = 0; j < N; j++) {
-                I p[4];
-                for (uint32_t i = 0; i < 4; i++) {
-                    p[i] = V::iset(0);
-                    if (u + i < head.length) {
-                        F e = V::load(head.scores + size_t{u + i} * TILE + lane + j * WIDTH);
-                        p[i] = exp2_byte(V::fma(e, scale[j], offset[j]));
-                    }
-                    total[j] = V::iadd(total[j], p[i]);
-                }
-                V::store_unsigned(head.probabilities + size_t{u / 4} * V::BLOCK, lane + j * WIDTH, p[0], p[1],
-                                  p[2], p[3]);
-            }
-        }
+        exponentials<N>(head, lane, scale, most, total);
         F inverse[N];
-        for (uint32_t j = 0; j < N; j++) inverse[j] = V::div(V::set(1.0f), V::to_float(total[j]));
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) inverse[j] = V::div(V::set(1.0f), V::to_float(total[j]));
         uint32_t c = 0;
         for (; c + 4 <= head.channels; c += 4) weigh<4, N>(head, c, lane, length4 / 4, inverse);
         for (; c < head.channels; c++) weigh<1, N>(head, c, lane, length4 / 4, inverse);
+    }
+
+    // Packed probabilities from scores, and their sums. Subtracting first keeps every exponent at or below 0.
+    template <uint32_t N>
+    static inline void exponentials(const AttentionHead &head, uint32_t lane, const F (&scale)[N],
+                                    const F (&most)[N], I (&total)[N]) {
+        for (uint32_t u = 0; u < head.length; u += 4) {
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) {
+                I p[4];
+                EB_UNROLL for (uint32_t i = 0; i < 4; i++) {
+                    p[i] = V::iset(0);
+                    if (u + i < head.length) {
+                        F e = V::load(head.scores + size_t{u + i} * TILE + lane + j * WIDTH);
+                        p[i] = exp2_byte(V::mul(V::sub(e, most[j]), scale[j]));
+                    }
+                    total[j] = V::iadd(total[j], p[i]);
+                }
+                uint8_t *block = head.probabilities + size_t{u / 4} * V::BLOCK;
+                if constexpr (HasSaturated<V>::value)
+                    V::store_saturated(block, lane + j * WIDTH, p[0], p[1], p[2], p[3], V::iset(0));
+                else
+                    V::store_unsigned(block, lane + j * WIDTH, p[0], p[1], p[2], p[3]);
+            }
+        }
     }
 
     // Channels [c, c + R) of the weighted sum of the values.
@@ -503,14 +649,14 @@ struct Impl {
                              const F (&inverse)[N]) {
         I acc[R][N];
         const int8_t *row[R];
-        for (uint32_t i = 0; i < R; i++) {
+        EB_UNROLL for (uint32_t i = 0; i < R; i++) {
             row[i] = head.values + size_t{c + i} * head.value_stride;
-            for (uint32_t j = 0; j < N; j++) acc[i][j] = V::iset(V::SHIFT * head.value_sum[c + i]);
+            EB_UNROLL for (uint32_t j = 0; j < N; j++) acc[i][j] = V::iset(V::SHIFT * head.value_sum[c + i]);
         }
         products<R, N>(acc, row, 4, head.probabilities, lane, blocks);
-        for (uint32_t i = 0; i < R; i++) {
+        EB_UNROLL for (uint32_t i = 0; i < R; i++) {
             F scale = V::set(head.value_scale[c + i]);
-            for (uint32_t j = 0; j < N; j++)
+            EB_UNROLL for (uint32_t j = 0; j < N; j++)
                 V::store(head.out + size_t{c + i} * TILE + lane + j * WIDTH,
                          V::mul(V::mul(V::to_float(acc[i][j]), inverse[j]), scale));
         }
@@ -520,14 +666,25 @@ struct Impl {
         constexpr uint32_t N = V::DENSE_VECTORS;
         uint32_t l = head.lane_begin;
         for (; l + N * WIDTH <= head.lane_end; l += N * WIDTH) attend_lanes<N>(head, l);
-        if (N > 2)
+        if constexpr (N > 2 && GROUP % (N * WIDTH) != 0)
             for (; l + 2 * WIDTH <= head.lane_end; l += 2 * WIDTH) attend_lanes<2>(head, l);
-        for (; l < head.lane_end; l += WIDTH) attend_lanes<1>(head, l);
+        if constexpr (GROUP % (N * WIDTH) != 0)
+            for (; l < head.lane_end; l += WIDTH) attend_lanes<1>(head, l);
     }
 
     static const Kernels *table(const char *name) {
-        static const Kernels kernels = {name,     V::BLOCK,         quantize,      linear,          normalize,
-                                        activate, quantize_queries, quantize_keys, quantize_values, attend};
+        static const Kernels kernels = {name,
+                                        V::BLOCK,
+                                        quantize,
+                                        linear,
+                                        normalize,
+                                        activate,
+                                        quantize_queries,
+                                        quantize_keys,
+                                        quantize_values,
+                                        attend,
+                                        normalize_quantize,
+                                        gelu_quantize};
         return &kernels;
     }
 };

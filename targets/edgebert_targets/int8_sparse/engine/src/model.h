@@ -31,8 +31,8 @@ struct RowParameters {
 // are visited by falling number of blocks (ties: rising row), so that loop counts are predictable.
 struct SparseSlab {
     const int8_t *values;               // 4 for each block, in the order of the visits; mapped
-    std::vector<uint16_t> index;        // block number within the slab (input / 4), for each block
-    std::vector<uint16_t> count;        // blocks of the row, for each visit
+    std::vector<uint8_t> index;         // block number within the slab (input / 4), for each block
+    std::vector<uint8_t> count;         // blocks of the row, for each visit
     std::vector<RowParameters> rows;    // for each visit
     std::vector<uint32_t> chunk_start;  // first block of each chunk, and the number of blocks at the end
 };

@@ -40,10 +40,10 @@ int32_t exp2_byte(float x) {
 }
 
 float gelu(float x) {
-    const float c = std::max(std::min(x, GELU_LIMIT), -GELU_LIMIT), t = c * c;
-    float p = GELU[8];
-    for (int i = 7; i >= 0; i--) p = std::fmaf(p, t, GELU[i]);
-    return x * std::fmaf(c, p, 0.5f);
+    const float s = std::min(std::fabs(x), GELU_LIMIT) - GELU_LIMIT / 2;
+    float p = GELU[GELU_DEGREE];
+    for (int i = GELU_DEGREE - 1; i >= 0; i--) p = std::fmaf(p, s, GELU[i]);
+    return std::max(x, 0.0f) - p;
 }
 
 float tanh_of(float x) {
@@ -68,7 +68,7 @@ void activate(Activation activation, float *x, uint32_t rows, uint32_t lanes) {
                     v = gelu_tanh(v);
                     break;
                 case Activation::relu:
-                    v = std::max(v, 0.0f);
+                    v = v > 0.0f ? v : 0.0f;  // -0 becomes 0
                     break;
                 case Activation::tanh:
                     v = tanh_of(v);
@@ -103,7 +103,7 @@ void quantize(const float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_
             low = std::min(low, x[size_t{r} * TILE + l]);
             high = std::max(high, x[size_t{r} * TILE + l]);
         }
-        const float inverse = high == low ? 1.0f : 255.0f / (high - low);
+        const float inverse = high == low ? 1.0f : std::min(255.0f / (high - low), LARGEST_INVERSE);
         const float from_low = low * inverse, from_high = high * inverse;
         const float test = (-128.0f + from_low) + (127.0f + from_high);
         const float z = test > 0.0f ? -128.0f - from_low : 127.0f - from_high;
@@ -120,9 +120,8 @@ void quantize(const float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_
 void finish(const RowParameters &row, int32_t acc, const TokenScales &scales, uint32_t lane, Finish how,
             float *out) {
     const float sum = static_cast<float>(acc - scales.zero[lane] * row.sum);
-    float y = std::fmaf(sum * scales.step[lane], row.scale, row.bias);
+    const float y = std::fmaf(sum * scales.step[lane], row.scale, row.bias);
     float &at = out[size_t{row.row} * TILE + lane];
-    if (how == Finish::gelu) y = gelu(y);
     at = how == Finish::add ? at + y : y;
 }
 
@@ -168,12 +167,14 @@ float largest(const float *x, uint32_t channels, uint32_t lane) {
     return most;
 }
 
+float inverse_step(float most) { return most == 0.0f ? 0.0f : std::min(127.0f / most, LARGEST_INVERSE); }
+
 int32_t symmetric(float x, float inverse) { return std::clamp(round_even(x * inverse), -127, 127); }
 
 void quantize_queries(const float *x, uint32_t channels, uint32_t lanes, float factor, uint8_t *packed,
                       float *scale) {
     for (uint32_t l = 0; l < lanes; l++) {
-        const float most = largest(x, channels, l), inverse = most == 0.0f ? 0.0f : 127.0f / most;
+        const float most = largest(x, channels, l), inverse = inverse_step(most);
         scale[l] = most / 127.0f * factor;
         for (uint32_t c = 0; c < (channels + 3) / 4 * 4; c++) {
             const int32_t q = c < channels ? symmetric(x[size_t{c} * TILE + l], inverse) : 0;
@@ -185,7 +186,7 @@ void quantize_queries(const float *x, uint32_t channels, uint32_t lanes, float f
 void quantize_keys(const float *x, uint32_t channels, uint32_t lanes, uint8_t *packed, float *scale,
                    int32_t *sum) {
     for (uint32_t l = 0; l < lanes; l++) {
-        const float most = largest(x, channels, l), inverse = most == 0.0f ? 0.0f : 127.0f / most;
+        const float most = largest(x, channels, l), inverse = inverse_step(most);
         scale[l] = most / 127.0f;
         sum[l] = 0;
         for (uint32_t c = 0; c < (channels + 3) / 4 * 4; c++) {
@@ -205,7 +206,7 @@ void quantize_values(const float *x, size_t tile_stride, uint32_t first_slot, ui
         };
         float most = 0.0f;
         for (uint32_t t = 0; t < length; t++) most = std::max(most, std::fabs(value(t)));
-        const float inverse = most == 0.0f ? 0.0f : 127.0f / most;
+        const float inverse = inverse_step(most);
         scale[c] = most / 127.0f;
         sum[c] = 0;
         for (uint32_t t = 0; t < (length + 3) / 4 * 4; t++) {
@@ -230,11 +231,10 @@ void attend(const AttentionHead &head) {
             most = std::max(most, e);
             head.scores[size_t{u} * TILE + l] = e;
         }
-        const float offset = 0.0f - most * head.query_scale[l];
         int32_t total = 0;
         for (uint32_t u = 0; u < head.length; u++) {
-            const int32_t p =
-                exp2_byte(std::fmaf(head.scores[size_t{u} * TILE + l], head.query_scale[l], offset));
+            // the difference first: however large the scores, the exponent is never above 0
+            const int32_t p = exp2_byte((head.scores[size_t{u} * TILE + l] - most) * head.query_scale[l]);
             total += p;
             head.probabilities[u / 4 * BLOCK + size_t{l} * 4 + u % 4] = static_cast<uint8_t>(p);
         }
@@ -249,12 +249,26 @@ void attend(const AttentionHead &head) {
     }
 }
 
+void normalize_quantize(float *x, const Norm &norm, uint32_t rows, uint32_t lane_begin, uint32_t lane_end,
+                        uint8_t *packed, TokenScales *scales) {
+    normalize(x, norm, rows, lane_begin, lane_end);
+    quantize(x, rows, lane_begin, lane_end, packed, scales);
+}
+
+void gelu_quantize(float *x, uint32_t rows, uint32_t lane_begin, uint32_t lane_end, uint8_t *packed,
+                   TokenScales *scales) {
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t l = lane_begin; l < lane_end; l++)
+            x[size_t{r} * TILE + l] = gelu(x[size_t{r} * TILE + l]);
+    quantize(x, rows, lane_begin, lane_end, packed, scales);
+}
+
 }  // namespace
 
 const Kernels *kernels_scalar() {
-    static const Kernels kernels = {"scalar",        BLOCK,    quantize,         linear,
-                                    normalize,       activate, quantize_queries, quantize_keys,
-                                    quantize_values, attend};
+    static const Kernels kernels = {"scalar",        BLOCK,    quantize,           linear,
+                                    normalize,       activate, quantize_queries,   quantize_keys,
+                                    quantize_values, attend,   normalize_quantize, gelu_quantize};
     return &kernels;
 }
 

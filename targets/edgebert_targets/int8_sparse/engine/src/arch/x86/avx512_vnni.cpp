@@ -39,6 +39,8 @@ struct Avx512Vnni {
     static inline F select_positive(F test, F yes, F no) {
         return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_GT_OQ), no, yes);
     }
+    static inline float largest_lane(F a) { return _mm512_reduce_max_ps(a); }
+    static inline int32_t sum_lanes(I a) { return _mm512_reduce_add_epi32(a); }
     static inline I round(F a) { return _mm512_cvtps_epi32(a); }
     static inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
     static inline I as_int(F a) { return _mm512_castps_si512(a); }
@@ -70,6 +72,16 @@ struct Avx512Vnni {
         store_unsigned(at, 0, _mm512_and_si512(a, byte), _mm512_and_si512(b, byte), _mm512_and_si512(c, byte),
                        d);
     }
+    struct Saturates;
+    // Packing with saturation clamps; it interleaves 4 lanes at a time, which the shuffle undoes.
+    static inline void store_saturated(uint8_t *block, uint32_t lane, I a, I b, I c, I d, I zero) {
+        const __m512i z = _mm512_packs_epi32(zero, zero);
+        const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), z);
+        const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), z);
+        const __m512i order = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
+        _mm512_store_si512(block + size_t{lane} * 4,
+                           _mm512_shuffle_epi8(_mm512_packus_epi16(low, high), order));
+    }
     static inline void store_bytes(int8_t *p, I v) {
         _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(v));
     }
@@ -86,14 +98,37 @@ struct Avx512Vnni {
     static inline void dot(I &acc, X x, W w) { __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w)); }
 
     template <uint32_t N>
-    static inline void sparse_row(I (&acc)[N], const int8_t *values, const uint16_t *index, uint32_t count,
+    static inline void sparse_row(I (&acc)[N], const int8_t *values, const uint8_t *index, uint32_t count,
                                   const uint8_t *packed, uint32_t lane) {
         const uint8_t *x = packed + size_t{lane} * 4;
-        for (uint32_t k = 0; k < count; k++) {
-            const uint8_t *at = x + size_t{index[k]} * BLOCK;
-            W w = load_w(values + size_t{k} * 4);
-            for (uint32_t j = 0; j < N; j++) dot(acc[j], _mm512_load_si512(at + size_t{j} * 64), w);
+        // A second set of sums, because one set waits for its own latency: 4 vectors at 4 cycles each.
+        I other[N];
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) other[j] = _mm512_setzero_si512();
+        // Loads are the limit, two a cycle: one for the weights of 4 blocks, one for their numbers.
+        for (; count >= 4; count -= 4, values += 16, index += 4) {
+            uint32_t blocks;
+            std::memcpy(&blocks, index, 4);
+            const __m512i w =
+                _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)));
+            add_block<N, _MM_PERM_AAAA>(acc, x + (blocks & 0xff) * BLOCK, w);
+            add_block<N, _MM_PERM_BBBB>(other, x + (blocks >> 8 & 0xff) * BLOCK, w);
+            add_block<N, _MM_PERM_CCCC>(acc, x + (blocks >> 16 & 0xff) * BLOCK, w);
+            add_block<N, _MM_PERM_DDDD>(other, x + (blocks >> 24) * BLOCK, w);
         }
+        for (uint32_t k = 0; k < count; k++) {
+            const W w = load_w(values + size_t{k} * 4);
+            const uint8_t *at = x + size_t{index[k]} * BLOCK;
+            EB_UNROLL for (uint32_t j = 0; j < N; j++)
+                dot(other[j], _mm512_load_si512(at + size_t{j} * 64), w);
+        }
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) acc[j] = _mm512_add_epi32(acc[j], other[j]);
+    }
+
+    // The block whose weights are element BLOCK of each 128 bits.
+    template <uint32_t N, _MM_PERM_ENUM ELEMENT>
+    static inline void add_block(I (&acc)[N], const uint8_t *at, __m512i weights) {
+        const W w = _mm512_shuffle_epi32(weights, ELEMENT);
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) dot(acc[j], _mm512_load_si512(at + size_t{j} * 64), w);
     }
 };
 
