@@ -6,8 +6,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Installed first and by version: without it pip may choose a newer build with several GB of GPU libraries.
 TORCH := torch==2.13.0
 PACKAGES := edgebert edgebert_compress edgebert_targets
+ENGINE := targets/edgebert_targets/int8_sparse/engine
+ENGINE_SOURCES := $(ENGINE)/CMakeLists.txt $(ENGINE)/exports.map $(shell find $(ENGINE)/include $(ENGINE)/src -type f)
+CPP := $(shell find $(ENGINE) -name '*.cpp' -o -name '*.h' -o -name '*.c')
 
-.PHONY: demo test test-fast lint types format clean
+.PHONY: demo test test-fast lint types format engine clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgebert build --target x86 --target arm64 --out out/home-intents --force
@@ -16,27 +19,32 @@ test: lint types
 	$(BIN)/python -m pytest -q -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
 
-test-fast: $(VENV)/.dev
+test-fast: $(VENV)/.engine
 	$(BIN)/python -m pytest -q -m "not slow"
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.engine
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
-types: $(VENV)/.dev
+types: $(VENV)/.engine
 	$(BIN)/mypy $(foreach package,$(PACKAGES),-p $(package))
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP)
+
+engine: $(VENV)/.engine
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "EdgeBERT needs Python 3.11 or newer: set PYTHON=/path/to/python3.11"; exit 1; }
-	@command -v c++ >/dev/null 2>&1 || echo "note: no C++ compiler found; nothing here needs one yet"
+	@command -v $${CXX:-c++} >/dev/null 2>&1 \
+	  || { echo "EdgeBERT builds its engine with a C++ compiler, and none is here: apt-get install g++, or set CXX"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.all: pyproject.toml | $(BIN)/python
+$(VENV)/.all: pyproject.toml $(ENGINE_SOURCES) | $(BIN)/python
 	$(PIP) $(TORCH)
 	$(PIP) -e '.[all]'
 	@touch $@
@@ -44,6 +52,11 @@ $(VENV)/.all: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) $(TORCH)
 	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.all
+
+# Builds again what was changed since the installation above.
+$(VENV)/.engine: $(ENGINE_SOURCES) | $(VENV)/.dev
+	@test -z "$$(find $(ENGINE_SOURCES) -newer $(VENV)/.dev)" || $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.all
 
 clean:

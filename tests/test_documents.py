@@ -20,6 +20,7 @@ from edgebert.cli.targets import render_support_markdown
 from edgebert_compress.recipe import builtin_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
+ENGINE = ROOT / "targets" / "edgebert_targets" / "int8_sparse" / "engine"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -54,6 +55,21 @@ def test_every_command_is_one_that_exists(document: str, words: list[str]) -> No
         )
         for option in (word for word in words[2:] if word.startswith("--")):
             assert option in done.stdout
+    elif words[0] == "cmake":
+        settings = (ENGINE / "CMakeLists.txt").read_text()
+        if words[1] == "-S":
+            assert (ROOT / words[2] / "CMakeLists.txt").is_file()
+        else:  # in a folder that another command of the document made
+            assert words[1] == "--build" and any(w[-1] == words[2] or words[2] in w for _, w in ALL_COMMANDS)
+        for option in re.findall(r"-D(EDGEBERT_\w+)", " ".join(words)):
+            assert option in settings
+    elif words[0] == "cc":
+        assert [word for word in words if word.endswith(".c") and (ROOT / word).is_file()]
+    elif words[0].startswith("build/"):
+        name = Path(words[0]).name
+        assert [
+            path for path in ENGINE.rglob(f"{name}.c*") if path.parent.name in ("examples", "fuzz", "tests")
+        ]
     else:
         raise AssertionError(f"{document}: a command of a kind that no test runs: {words}")
 

@@ -20,7 +20,7 @@ from edgebert_compress.architecture import HEAD_PREFIXES, family, layer_list, pr
 from edgebert_compress.errors import CheckpointError, ModelError
 from edgebert_compress.masks import Masks, masks_from_zeros
 from edgebert_compress.quantize import Int8Tensor
-from edgebert_compress.recipe import BLOCK_SIZES
+from edgebert_compress.recipe import BLOCK_SIZES, Attention
 
 FORMAT = 1
 RECORD_FILE = "compression.json"
@@ -205,9 +205,25 @@ def load(folder: Path) -> Checkpoint:
                 f"{folder} has {depth} layers, but {RECORD_FILE} lists {listed}; build it again"
             )
         if record.quantization is not None:
-            names = quantize.prepare(model)
+            attention, stored = _quantization(folder, record.quantization)
+            names = quantize.prepare(model, attention, stored)
             quantize.fix(model, _read_quantized(folder, model, names))
     return Checkpoint(model, record)
+
+
+def _quantization(folder: Path, values: Mapping[str, Any]) -> tuple[Attention, tuple[str, ...]]:
+    """The kind of attention and the names of the quantised parameters. Raises CheckpointError."""
+    kind = values.get("attention", quantize.ATTENTION["float"])
+    attention = next((name for name, text in quantize.ATTENTION.items() if text == kind), None)
+    stored = values.get("tensors")
+    if attention is None:
+        known = ", ".join(quantize.ATTENTION.values())
+        raise CheckpointError(
+            f"{folder / RECORD_FILE} has attention {str(kind)[:60]!r}; this version knows: {known}"
+        )
+    if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
+        raise CheckpointError(f"{folder / RECORD_FILE} lists no quantised tensors; build it again")
+    return attention, tuple(stored)
 
 
 def _read_quantized(folder: Path, model: nn.Module, names: Sequence[str]) -> dict[str, Int8Tensor]:
@@ -310,10 +326,12 @@ def save(
     out: Path,
     *,
     quantized: Mapping[str, Int8Tensor] | None = None,
+    attention: Attention = "float",
 ) -> None:
     """Write a compressed checkpoint to `out`, which appears whole or not at all.
 
-    `quantized`: the integers of a model in simulated INT8, which become its float weights too.
+    `quantized`: the integers of a model in simulated INT8, which become its float weights too; `attention`:
+    the kind of attention that it was prepared with.
     """
     from safetensors.torch import save_file
 
@@ -327,7 +345,8 @@ def save(
             for name, tensor in quantized.items():
                 tensors[name], tensors[f"{name}.scale"] = tensor.values, tensor.scale
             save_file(tensors, folder / QUANTIZED_FILE, metadata={"format": "pt"})
-            record = replace(record, quantization={**quantize.SCHEME, "tensors": sorted(quantized)})
+            scheme = {**quantize.SCHEME, "attention": quantize.ATTENTION[attention]}
+            record = replace(record, quantization={**scheme, "tensors": sorted(quantized)})
         record = replace(
             record,
             sparsity=count_zeros(

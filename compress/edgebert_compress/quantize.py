@@ -1,13 +1,14 @@
 """Simulated INT8: weights per output channel, embeddings per row, activations per token at run time.
 
-The arithmetic is that of docs/formats.md. In training every quantiser passes the gradient straight through
-(Bengio et al. 2013, arXiv 1308.3432). With fixed weights a linear layer multiplies the integers themselves,
-as the runtimes do: float32 holds their products and sums exactly up to 2²⁴.
+The arithmetic is that of docs/formats.md; the products inside attention are in attention.py. In training
+every quantiser passes the gradient straight through (Bengio et al. 2013, arXiv 1308.3432). With fixed weights
+a linear layer multiplies the integers themselves, as the runtimes do: float32 holds their products and sums
+exactly up to 2²⁴.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgebert_compress.architecture import word_embedding_name
+from edgebert_compress.attention import use_int8_attention
 from edgebert_compress.errors import TrainingError
+from edgebert_compress.recipe import Attention
 
 LIMIT = 127
 SCHEME = {
@@ -24,6 +27,8 @@ SCHEME = {
     "embeddings": "int8-per-row-symmetric",
     "activations": "int8-dynamic-per-token-asymmetric",
 }
+# What `compression.json` calls each kind of attention; records from before INT8 attention have no entry.
+ATTENTION: Mapping[Attention, str] = {"int8": "int8-dynamic", "float": "float"}
 
 
 @dataclass(frozen=True)
@@ -153,20 +158,28 @@ class QuantEmbedding(nn.Embedding):
         return rows if self.fixed else fake_quantize_rows(rows)
 
 
-def prepare(model: nn.Module) -> tuple[str, ...]:
-    """Put every linear layer and the word embedding table of `model` into simulated INT8, in place.
+def prepare(
+    model: nn.Module, attention: Attention = "float", stored: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """Put every linear layer and embedding table of `model` into simulated INT8, in place.
 
+    `attention` "int8": its products too. `stored`: parameters that a checkpoint holds as integers; position
+    and token-type tables that are not among them stay float.
     Returns the names of the quantised parameters.
     """
-    table = word_embedding_name(model)
+    word = word_embedding_name(model)
     chosen: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             chosen[name] = QuantLinear(module)
-        elif name == table and isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding) and (
+            name == word or stored is None or f"{name}.weight" in stored
+        ):
             chosen[name] = QuantEmbedding(module)
     for name, module in chosen.items():
         model.set_submodule(name, module)
+    if attention == "int8":
+        use_int8_attention(model)
     return tuple(f"{name}.weight" for name in chosen)
 
 

@@ -28,6 +28,7 @@ from edgebert_compress.located import (
 
 Method = Literal["obert", "magnitude"]
 Pattern = Literal["4-block", "unstructured"]
+Attention = Literal["int8", "float"]
 LayerShare = Literal["two-thirds", "half", "third"]
 BLOCK_SIZES: Mapping[str, int] = {"unstructured": 1, "4-block": 4}
 SHARES: Mapping[str, float] = {"two-thirds": 2 / 3, "half": 1 / 2, "third": 1 / 3}
@@ -153,8 +154,12 @@ class PruneStage:
 
 @dataclass(frozen=True)
 class QuantizeStage:
-    """INT8 weights, embeddings and run-time activations; trained when `training.epochs` is above 0."""
+    """INT8 weights, embeddings and run-time activations; trained when `training.epochs` is above 0.
 
+    `attention`: whether the training simulates the products inside attention in INT8 or leaves them float.
+    """
+
+    attention: Attention = "int8"
     training: Training = field(
         default_factory=lambda: Training(epochs=2, learning_rate=3e-5, weight_decay=0.0)
     )

@@ -22,7 +22,7 @@ from edgebert_compress.errors import CheckpointError
 from edgebert_compress.layer_drop import drop_layers, layers_to_keep
 from edgebert_compress.masks import Masks, apply_masks, full_masks, sparsity
 from edgebert_compress.obert import ObertSettings
-from edgebert_compress.recipe import DropLayersStage, PruneStage, Stage, stage_as_dict
+from edgebert_compress.recipe import DropLayersStage, PruneStage, QuantizeStage, Stage, stage_as_dict
 from edgebert_compress.schedule import cubic_sparsity, cyclic_rate, pruning_points
 from edgebert_compress.trainer import (
     REPORT_EVERY,
@@ -229,7 +229,7 @@ def run_stage(
         masks, curve, facts = run_prune(work, stage, masks)
         patterns = dict.fromkeys(masks, stage.pattern)
     else:
-        quantize.prepare(loaded.model)
+        quantize.prepare(loaded.model, stage.attention)
         facts = work.train(stage, "quantize", holding(loaded.model, masks))
         quantized = quantize.export(loaded.model)
     pruned = full_masks(prunable_parameters(loaded.model)) | masks
@@ -254,5 +254,8 @@ def run_stage(
         layers_kept=kept,
         sparsity={name: {"pattern": pattern} for name, pattern in patterns.items()},
     )
-    checkpoints.save(Checkpoint(loaded.model, finished), checkpoint, out, quantized=quantized)
+    attention = stage.attention if isinstance(stage, QuantizeStage) else "float"
+    checkpoints.save(
+        Checkpoint(loaded.model, finished), checkpoint, out, quantized=quantized, attention=attention
+    )
     return summary

@@ -116,12 +116,12 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
     places = {target.name: _package_place(out, target, options) for target in targets}
     store = StageStore(options.work or default_work_folder())
     source = _read_source(options)
-    warnings: list[str] = []
+    warnings: dict[str, list[str]] = {}
     recipes = {}
     for target in targets:
         recipes[target.name] = _recipe_for(target, options, source.model)
-        for warning in sparsity_warnings(target, recipes[target.name]):
-            warnings.append(warning)
+        warnings[target.name] = sparsity_warnings(target, recipes[target.name])
+        for warning in warnings[target.name]:
             reporter.warn(warning)
     data = _task_data(options, source, store)
     reporter.note(
@@ -140,7 +140,7 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
             chains[recipe] = compress(source.model, data, recipe, store, options.seed, reporter)
         steps = chains[recipe]
         measured, tokenizer = _convert_and_measure(target, steps, data, options, store, reporter)
-        notes = [*warnings, f"texts are cut at {data.max_length} tokens (--max-length)"]
+        notes = [*warnings[target.name], f"texts are cut at {data.max_length} tokens (--max-length)"]
         report = build_report(target, source.model, data, source.names, recipe, options.seed, measured, notes)
         place = places[target.name]
         if not measured.verdict.passed:
@@ -156,7 +156,7 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
         results.append(TargetResult(target.name, place, report))
     if failures:
         raise GateError(". ".join(failures))
-    return BuildResult(tuple(results), tuple(warnings))
+    return BuildResult(tuple(results), tuple(line for lines in warnings.values() for line in lines))
 
 
 def sparsity_warnings(target: Target, recipe: Recipe) -> list[str]:

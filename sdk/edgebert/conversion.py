@@ -88,9 +88,18 @@ def artifact_logits(
     return logits
 
 
+def kernels_text(target: Target) -> str:
+    """ " (avx2 kernels)" where the runtime says what it computes with."""
+    kernels = target.kernels()
+    return f" ({kernels.used} kernels)" if kernels else ""
+
+
 def where_validated(target: Target) -> str:
     """In words, on what the artifact was run: says plainly when that is not the device family it is for."""
-    machine, backend = platform.machine(), f"{target.backend} {target.backend_version()}"
+    machine, backend = (
+        platform.machine(),
+        f"{target.backend} {target.backend_version()}{kernels_text(target)}",
+    )
     if machine in target.cpu_architectures:
         return f"Validated and measured on this {machine} machine with {backend}."
     family = " or ".join(target.cpu_architectures)

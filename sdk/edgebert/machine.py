@@ -24,6 +24,7 @@ LIBRARIES = (
     "transformers",
     "onnx",
     "flatbuffers",
+    "gguf",
 )
 ARCHITECTURE_NAMES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 # ARM kernels print numbers in place of a name: (implementer, part) from the Arm Cortex and Neoverse manuals.

@@ -108,7 +108,7 @@ class Manifest:
     seeds: Mapping[str, int]
     metrics: tuple[StageMetrics, ...]
     gate: Gate
-    golden_tolerance: float = 0.1
+    golden_tolerance: float
     files: tuple[FileEntry, ...] = ()
 
     @property

@@ -18,7 +18,7 @@ from edgebert.package import Package, open_package
 from edgebert.tasks import text_classification
 from edgebert.tasks.text_classification import Prediction
 from edgebert.tokenizer import TextTokenizer
-from edgebert_targets.base import Session, SessionOptions, Target, get_target
+from edgebert_targets.base import Session, SessionOptions, Target, TokenizingSession, get_target
 from edgebert_targets.errors import UnknownTargetError
 
 
@@ -52,6 +52,12 @@ class Classifier:
     ) -> NDArray[np.float32]:
         """Logits, float32 [n, classes], in the order of `texts`. Raises DataError, UsageError."""
         return text_logits(self._session, self.tokenizer, texts, pairs, len(self.labels), batch=batch)
+
+    def runtime_ids(self, text: str, pair: str | None = None) -> list[int] | None:
+        """Ids by the tokenizer inside the model; None where the model has none. Raises InputError."""
+        if not isinstance(self._session, TokenizingSession):
+            return None
+        return self._session.tokenize(text, pair, self.tokenizer.max_length)
 
     def golden(self) -> tuple[GoldenExample, ...]:
         """The package's golden examples. Raises PackageError."""

@@ -83,6 +83,7 @@ def make_manifest(
         seeds={"build": report.seed},
         metrics=tuple(metrics),
         gate=Gate(checked.metric, checked.teacher, checked.max_drop),
+        golden_tolerance=target.golden_tolerance,
     )
 
 

@@ -26,17 +26,22 @@ class Agreement:
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """What the golden examples gave here against what the build recorded."""
+    """What the golden examples gave here against what the build recorded.
+
+    `wrong_runtime_ids`: by the tokenizer inside the model, None where the model has none.
+    """
 
     examples: int
     wrong_ids: int
+    wrong_runtime_ids: int | None
     wrong_classes: int
     max_difference: float
     tolerance: float
 
     @property
     def passed(self) -> bool:
-        return not self.wrong_ids and not self.wrong_classes and self.max_difference <= self.tolerance
+        wrong = self.wrong_ids + self.wrong_classes + (self.wrong_runtime_ids or 0)
+        return not wrong and self.max_difference <= self.tolerance
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def check_golden(classifier: Classifier, golden: Sequence[GoldenExample]) -> Gol
     """Run the golden texts one at a time and compare ids, classes and logits."""
     tolerance = classifier.manifest.golden_tolerance
     if not golden:
-        return GoldenCheck(0, 0, 0, 0.0, tolerance)
+        return GoldenCheck(0, 0, None, 0, 0.0, tolerance)
     texts, pairs = [row.text for row in golden], [row.text_pair for row in golden]
     ids = _ids(classifier, texts, pairs)
     expected = np.array([row.logits for row in golden], np.float32)
@@ -78,6 +83,7 @@ def check_golden(classifier: Classifier, golden: Sequence[GoldenExample]) -> Gol
     return GoldenCheck(
         examples=len(golden),
         wrong_ids=sum(tuple(now) != row.ids for now, row in zip(ids, golden, strict=True)),
+        wrong_runtime_ids=_wrong_runtime_ids(classifier, golden),
         wrong_classes=int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
         max_difference=agreement(found, expected).max_difference,
         tolerance=tolerance,
@@ -113,11 +119,23 @@ def _ids(classifier: Classifier, texts: Sequence[str], pairs: Sequence[str | Non
     return [tokenizer.encode_ids(text, pair)[0] for text, pair in zip(texts, pairs, strict=True)]
 
 
+def _wrong_runtime_ids(classifier: Classifier, golden: Sequence[GoldenExample]) -> int | None:
+    found = [classifier.runtime_ids(row.text, row.text_pair) for row in golden]
+    if None in found:
+        return None
+    return sum(tuple(now or ()) != row.ids for now, row in zip(found, golden, strict=True))
+
+
 def _golden_problems(golden: GoldenCheck) -> list[str]:
     problems = []
     if golden.wrong_ids:
         problems.append(
             f"the tokenizer gives other ids for {golden.wrong_ids} of {golden.examples} golden examples"
+        )
+    if golden.wrong_runtime_ids:
+        problems.append(
+            f"the tokenizer inside the model gives other ids for {golden.wrong_runtime_ids}"
+            f" of {golden.examples} golden examples"
         )
     if golden.wrong_classes:
         problems.append(f"{golden.wrong_classes} of {golden.examples} golden examples get another class")

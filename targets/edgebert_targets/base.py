@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ ENTRY_POINT_GROUP = "edgebert.targets"
 
 Pattern = Literal["dense-fp32", "dense-int8", "sparse-4-block", "sparse-unstructured", "fewer-layers"]
 Pays = Literal["yes", "no", "zipped only"]
+
+# Largest |logit difference| that another CPU or version of a float runtime may show.
+FLOAT_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,14 @@ class ArtifactFacts:
     notes: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """`used`: the instruction set that a runtime computes with; `available`: all it could, best first."""
+
+    used: str
+    available: tuple[str, ...]
+
+
 class Session(Protocol):
     """A loaded artifact. Not thread-safe unless a target says so."""
 
@@ -111,6 +122,18 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class TokenizingSession(Protocol):
+    """A session whose artifact holds the tokenizer too."""
+
+    def tokenize(self, text: str, pair: str | None, max_length: int) -> list[int] | None:
+        """Ids by the runtime's own tokenizer, cut to `max_length` tokens; None: this artifact has none.
+
+        Raises InputError.
+        """
+        ...
+
+
 class Target(Protocol):
     """A device family with its backend."""
 
@@ -124,10 +147,16 @@ class Target(Protocol):
     def cpu_architectures(self) -> tuple[str, ...]: ...  # where artifacts are meant to run: ("x86_64",)
     @property
     def host_architectures(self) -> tuple[str, ...]: ...  # where this backend can execute them at all
+    @property
+    def golden_tolerance(self) -> float: ...  # largest |logit difference| that another CPU may show
 
     def support(self) -> tuple[SupportRow, ...]: ...
     def backend_version(self) -> str:
         """Version of the installed runtime. Raises MissingExtraError."""
+        ...
+
+    def kernels(self) -> Kernels | None:
+        """What computes here; None: the runtime does not say. Raises MissingExtraError, WrongCpuError."""
         ...
 
     def convert(self, spec: EncoderSpec, out: Path, options: ConvertOptions) -> ArtifactFacts:

@@ -6,12 +6,14 @@ model is quantised, `compression.json` and `quantized.safetensors` (docs/formats
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgebert_targets.errors import UnsupportedModelError
 
 FloatArray = NDArray[np.float32]
 Activation = Literal["gelu", "gelu_tanh", "relu", "tanh"]
@@ -29,6 +31,17 @@ class QuantizedTensor:
 
 
 Weight = FloatArray | QuantizedTensor
+
+
+def as_float(weight: Weight) -> FloatArray:
+    """The float32 values of `weight`, dequantised where it is INT8."""
+    return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+
+
+def shape_of(weight: Weight) -> tuple[int, int]:
+    """Rows and columns."""
+    stored = weight.values if isinstance(weight, QuantizedTensor) else weight
+    return stored.shape[0], stored.shape[1]
 
 
 @dataclass(frozen=True)
@@ -55,22 +68,38 @@ class Embeddings:
     """`name` is the checkpoint's module name, `bert.embeddings`.
 
     `position` row i is for token i (RoBERTa's offset already removed). `token_type` None: model has none.
-
     `projection` maps the embedding width to the hidden width after the norm (ELECTRA small).
     """
 
     name: str
     word: Weight
-    position: FloatArray
-    token_type: FloatArray | None
+    position: Weight
+    token_type: Weight | None
     norm: LayerNorm
     projection: Linear | None
 
     @property
     def word_shape(self) -> tuple[int, int]:
         """Rows (vocabulary) and width of the word table."""
-        table = self.word.values if isinstance(self.word, QuantizedTensor) else self.word
-        return table.shape[0], table.shape[1]
+        return shape_of(self.word)
+
+    @property
+    def token_types(self) -> int:
+        """Rows of the token-type table, 0 without one."""
+        return 0 if self.token_type is None else shape_of(self.token_type)[0]
+
+    def tables(self) -> tuple[tuple[str, Weight], ...]:
+        """Every table with its parameter name."""
+        optional = (
+            ()
+            if self.token_type is None
+            else ((f"{self.name}.token_type_embeddings.weight", self.token_type),)
+        )
+        return (
+            (f"{self.name}.word_embeddings.weight", self.word),
+            (f"{self.name}.position_embeddings.weight", self.position),
+            *optional,
+        )
 
 
 @dataclass(frozen=True)
@@ -93,9 +122,53 @@ class ClassificationHead:
     activation: Activation
     out: Linear
 
+    def linears(self) -> tuple[Linear, ...]:
+        return (self.dense, self.out)
+
+
+@dataclass(frozen=True)
+class TokenHead:
+    """Labels for every token: out(x)."""
+
+    out: Linear
+
+    def linears(self) -> tuple[Linear, ...]:
+        return (self.out,)
+
+
+@dataclass(frozen=True)
+class QuestionHead:
+    """Start and end of an answer: the two outputs of out(x) for every token."""
+
+    out: Linear
+
+    def linears(self) -> tuple[Linear, ...]:
+        return (self.out,)
+
+
+@dataclass(frozen=True)
+class EmbeddingHead:
+    """The mean of the token vectors, divided by its Euclidean length where `normalize` says so."""
+
+    normalize: bool
+
+    def linears(self) -> tuple[Linear, ...]:
+        return ()
+
+
+Head = ClassificationHead | TokenHead | QuestionHead | EmbeddingHead
+HEAD_WORDS: dict[type[Head], str] = {
+    ClassificationHead: "a classification head",
+    TokenHead: "a token classification head",
+    QuestionHead: "a question answering head",
+    EmbeddingHead: "no head",
+}
+
 
 @dataclass(frozen=True)
 class EncoderSpec:
+    """`labels`: empty for questions and embeddings. `tokenizer_json`: the checkpoint's, if it has one."""
+
     architecture: str  # config.model_type
     hidden_size: int
     heads: int
@@ -105,11 +178,12 @@ class EncoderSpec:
     labels: tuple[str, ...]
     embeddings: Embeddings
     layers: tuple[EncoderLayer, ...]
-    head: ClassificationHead
+    head: Head
+    tokenizer_json: Path | None = None
 
     @property
     def quantized(self) -> bool:
-        """Whether any linear layer or the word table is INT8."""
+        """Whether any linear layer or table is INT8."""
         return any(isinstance(weight, QuantizedTensor) for weight in self.weights())
 
     def linears(self) -> tuple[Linear, ...]:
@@ -127,21 +201,44 @@ class EncoderSpec:
                 layer.output,
             )
         )
-        return (*first, *inner, self.head.dense, self.head.out)
+        return (*first, *inner, *self.head.linears())
 
     def weights(self) -> tuple[Weight, ...]:
-        """The word table and the weight of every linear layer."""
-        return (self.embeddings.word, *(linear.weight for linear in self.linears()))
+        """The embedding tables and the weight of every linear layer."""
+        return tuple(weight for _, weight in self.named_weights())
+
+    def named_weights(self) -> tuple[tuple[str, Weight], ...]:
+        """`weights` with their parameter names."""
+        linears = tuple((f"{linear.name}.weight", linear.weight) for linear in self.linears())
+        return (*self.embeddings.tables(), *linears)
 
     def weight_bytes(self) -> int:
         """Bytes that `weights` take as stored, without scales."""
         return sum(w.values.nbytes if isinstance(w, QuantizedTensor) else w.nbytes for w in self.weights())
 
     def quantized_tensors(self) -> dict[str, QuantizedTensor]:
-        """INT8 tensors by parameter name: what an artifact must hold unchanged."""
-        named = [(f"{self.embeddings.name}.word_embeddings.weight", self.embeddings.word)]
-        named += [(f"{linear.name}.weight", linear.weight) for linear in self.linears()]
-        return {name: weight for name, weight in named if isinstance(weight, QuantizedTensor)}
+        """INT8 tensors by parameter name."""
+        return {name: weight for name, weight in self.named_weights() if isinstance(weight, QuantizedTensor)}
+
+
+def with_float_positions(spec: EncoderSpec) -> EncoderSpec:
+    """`spec` with float position and token-type tables; a single token type joins the positions."""
+    position, token_type = as_float(spec.embeddings.position), spec.embeddings.token_type
+    if token_type is not None:
+        token_type = as_float(token_type)
+        if len(token_type) == 1:
+            position, token_type = position + token_type, None
+    return replace(spec, embeddings=replace(spec.embeddings, position=position, token_type=token_type))
+
+
+def classification_head(spec: EncoderSpec, target: str) -> ClassificationHead:
+    """The head of a classifier. Raises UnsupportedModelError, which names `target`, for any other head."""
+    if isinstance(spec.head, ClassificationHead):
+        return spec.head
+    raise UnsupportedModelError(
+        f"the target {target} converts text classifiers, not a model with {HEAD_WORDS[type(spec.head)]};"
+        " use the target int8-sparse"
+    )
 
 
 def load_encoder_spec(checkpoint: Path) -> EncoderSpec:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from edgebert_targets.encoder import (
     Activation,
-    ClassificationHead,
     Embeddings,
     EncoderLayer,
     EncoderSpec,
-    FloatArray,
+    QuantizedTensor,
+    Weight,
+    as_float,
+    shape_of,
 )
 from edgebert_targets.errors import ArtifactError, UnsupportedModelError
+from edgebert_targets.heads import HeadNames, read_head
 from edgebert_targets.loader import Checkpoint
 
 # Names in config.json -> ours; the tanh forms of GELU are one polynomial under several names.
@@ -75,17 +76,6 @@ def _heads(checkpoint: Checkpoint, hidden: int, *names: str) -> int:
     return heads
 
 
-def _labels(checkpoint: Checkpoint, out: str) -> tuple[str, ...]:
-    """id2label in the order of ids; transformers' default names where config.json has none."""
-    count = len(checkpoint.array(f"{out}.bias", -1))
-    table = checkpoint.config.get("id2label")
-    if table is None:
-        return tuple(f"LABEL_{i}" for i in range(count if count != 1 else 1))
-    if not isinstance(table, dict) or sorted(table) != sorted(str(i) for i in range(count)):
-        raise ArtifactError(f"config.json: id2label does not name the head's {count} classes; correct it")
-    return tuple(str(table[str(i)]) for i in range(count))
-
-
 def _pad(checkpoint: Checkpoint, vocabulary: int) -> int:
     value = checkpoint.config.get("pad_token_id")
     value = 0 if value is None else value
@@ -94,29 +84,32 @@ def _pad(checkpoint: Checkpoint, vocabulary: int) -> int:
     return value
 
 
-def _position_offset(table: FloatArray, offset: int) -> FloatArray:
-    if len(table) <= offset:
+def _position_offset(table: Weight, offset: int) -> Weight:
+    if shape_of(table)[0] <= offset:
         raise ArtifactError(
-            f"position table of {len(table)} rows has no row for a token; save the model again"
+            f"position table of {shape_of(table)[0]} rows has no row for a token; save the model again"
         )
-    return np.ascontiguousarray(table[offset:])
+    if isinstance(table, QuantizedTensor):
+        return QuantizedTensor(table.values[offset:], table.scale[offset:])
+    return table[offset:]
 
 
 def _bert_embeddings(checkpoint: Checkpoint, prefix: str, width: int, hidden: int, offset: int) -> Embeddings:
-    name = f"{prefix}.embeddings"
-    position = _position_offset(checkpoint.array(f"{name}.position_embeddings.weight", -1, width), offset)
-    token_type: FloatArray | None = checkpoint.array(f"{name}.token_type_embeddings.weight", -1, width)
-    if token_type is not None and len(token_type) == 1:
+    name = f"{prefix}embeddings"
+    position = _position_offset(checkpoint.weight(f"{name}.position_embeddings.weight", -1, width), offset)
+    stored = checkpoint.weight(f"{name}.token_type_embeddings.weight", -1, width)
+    token_type: Weight | None = stored
+    if shape_of(stored)[0] == 1 and not isinstance(position, QuantizedTensor):
         # One row is a constant: it belongs to every position, and the model needs no such input.
-        position, token_type = position + token_type, None
-    projected = width != hidden or f"{prefix}.embeddings_project.weight" in checkpoint.floats
+        position, token_type = position + as_float(stored), None
+    projected = width != hidden or f"{prefix}embeddings_project.weight" in checkpoint.floats
     return Embeddings(
         name=name,
         word=checkpoint.weight(f"{name}.word_embeddings.weight", _size(checkpoint, "vocab_size"), width),
         position=position,
         token_type=token_type,
         norm=checkpoint.norm(f"{name}.LayerNorm", width, _eps(checkpoint)),
-        projection=checkpoint.linear(f"{prefix}.embeddings_project", hidden, width) if projected else None,
+        projection=checkpoint.linear(f"{prefix}embeddings_project", hidden, width) if projected else None,
     )
 
 
@@ -138,20 +131,20 @@ def _bert_layer(checkpoint: Checkpoint, name: str, hidden: int, intermediate: in
 def _bert_like(
     checkpoint: Checkpoint,
     prefix: str,
-    head: tuple[str, Activation, str],
+    names: HeadNames,
     offset: int = 0,
     embedding_size: str = "hidden_size",
 ) -> EncoderSpec:
-    """BERT and its relatives; `head` names dense, its activation and the output layer."""
+    """BERT and its relatives."""
     if checkpoint.config.get("position_embedding_type", "absolute") != "absolute":
         raise UnsupportedModelError(
             f"position_embedding_type {checkpoint.config['position_embedding_type']!r} is not supported;"
             " use a model with absolute positions"
         )
-    dense, head_activation, out = head
     hidden = _size(checkpoint, "hidden_size")
     intermediate = _size(checkpoint, "intermediate_size")
-    labels = _labels(checkpoint, out)
+    head, labels = read_head(checkpoint, hidden, names)
+    prefix = checkpoint.prefix(prefix)
     embeddings = _bert_embeddings(
         checkpoint, prefix, _size(checkpoint, embedding_size, "hidden_size"), hidden, offset
     )
@@ -160,49 +153,48 @@ def _bert_like(
         hidden_size=hidden,
         heads=_heads(checkpoint, hidden, "num_attention_heads"),
         activation=_activation(checkpoint, "hidden_act"),
-        max_length=len(embeddings.position),
+        max_length=shape_of(embeddings.position)[0],
         pad_token_id=_pad(checkpoint, _size(checkpoint, "vocab_size")),
         labels=labels,
         embeddings=embeddings,
         layers=tuple(
-            _bert_layer(checkpoint, f"{prefix}.encoder.layer.{i}", hidden, intermediate)
+            _bert_layer(checkpoint, f"{prefix}encoder.layer.{i}", hidden, intermediate)
             for i in range(_size(checkpoint, "num_hidden_layers"))
         ),
-        head=ClassificationHead(
-            dense=checkpoint.linear(dense, hidden, hidden),
-            activation=head_activation,
-            out=checkpoint.linear(out, len(labels), hidden),
-        ),
+        head=head,
+        tokenizer_json=checkpoint.tokenizer_json,
     )
 
 
 def _bert(checkpoint: Checkpoint) -> EncoderSpec:
-    return _bert_like(checkpoint, "bert", ("bert.pooler.dense", "tanh", "classifier"))
+    return _bert_like(checkpoint, "bert.", HeadNames("bert.pooler.dense", "tanh", "classifier"))
 
 
 def _electra(checkpoint: Checkpoint) -> EncoderSpec:
-    head: tuple[str, Activation, str] = ("classifier.dense", "gelu", "classifier.out_proj")
-    return _bert_like(checkpoint, "electra", head, embedding_size="embedding_size")
+    names = HeadNames("classifier.dense", "gelu", "classifier.out_proj")
+    return _bert_like(checkpoint, "electra.", names, embedding_size="embedding_size")
 
 
 def _roberta(checkpoint: Checkpoint) -> EncoderSpec:
     # Positions count from padding_idx + 1 there (fairseq's numbering).
     offset = _pad(checkpoint, _size(checkpoint, "vocab_size")) + 1
-    head: tuple[str, Activation, str] = ("classifier.dense", "tanh", "classifier.out_proj")
-    return _bert_like(checkpoint, "roberta", head, offset)
+    return _bert_like(
+        checkpoint, "roberta.", HeadNames("classifier.dense", "tanh", "classifier.out_proj"), offset
+    )
 
 
 def _distilbert(checkpoint: Checkpoint) -> EncoderSpec:
     hidden = _size(checkpoint, "dim", "hidden_size")
     intermediate = _size(checkpoint, "hidden_dim")
-    labels = _labels(checkpoint, "classifier")
-    name = "distilbert.embeddings"
+    head, labels = read_head(checkpoint, hidden, HeadNames("pre_classifier", "relu", "classifier"))
+    prefix = checkpoint.prefix("distilbert.")
+    name = f"{prefix}embeddings"
     vocabulary = _size(checkpoint, "vocab_size")
-    position = checkpoint.array(f"{name}.position_embeddings.weight", -1, hidden)
+    position = checkpoint.weight(f"{name}.position_embeddings.weight", -1, hidden)
     eps = 1e-12  # fixed in the architecture, not in its config
     layers = []
     for i in range(_size(checkpoint, "n_layers", "num_hidden_layers")):
-        layer = f"distilbert.transformer.layer.{i}"
+        layer = f"{prefix}transformer.layer.{i}"
         layers.append(
             EncoderLayer(
                 query=checkpoint.linear(f"{layer}.attention.q_lin", hidden, hidden),
@@ -220,7 +212,7 @@ def _distilbert(checkpoint: Checkpoint) -> EncoderSpec:
         hidden_size=hidden,
         heads=_heads(checkpoint, hidden, "n_heads", "num_attention_heads"),
         activation=_activation(checkpoint, "activation"),
-        max_length=len(position),
+        max_length=shape_of(position)[0],
         pad_token_id=_pad(checkpoint, vocabulary),
         labels=labels,
         embeddings=Embeddings(
@@ -232,11 +224,8 @@ def _distilbert(checkpoint: Checkpoint) -> EncoderSpec:
             projection=None,
         ),
         layers=tuple(layers),
-        head=ClassificationHead(
-            dense=checkpoint.linear("pre_classifier", hidden, hidden),
-            activation="relu",
-            out=checkpoint.linear("classifier", len(labels), hidden),
-        ),
+        head=head,
+        tokenizer_json=checkpoint.tokenizer_json,
     )
 
 

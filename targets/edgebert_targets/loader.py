@@ -29,13 +29,19 @@ class Checkpoint:
     config: Mapping[str, Any]
     floats: Mapping[str, FloatArray]
     quantized: Mapping[str, QuantizedTensor]
+    tokenizer_json: Path | None
+
+    def prefix(self, prefix: str) -> str:
+        """`prefix`, or "" where the encoder was saved alone (AutoModel) and its names begin without it."""
+        alone = f"{prefix}embeddings.word_embeddings.weight" not in self.floats
+        return "" if alone and "embeddings.word_embeddings.weight" in self.floats else prefix
 
     def array(self, name: str, *shape: int) -> FloatArray:
         """The float32 tensor `name`, which must have `shape`; a size of -1 may be anything."""
         value = self.floats.get(name)
         if value is None:
             raise UnsupportedModelError(
-                f"{self.folder.name}: no tensor '{name}'; save it with AutoModelForSequenceClassification"
+                f"{self.folder.name}: no tensor '{name}'; save the model and its head with save_pretrained"
             )
         if len(value.shape) != len(shape) or any(
             want not in (-1, have) for have, want in zip(value.shape, shape, strict=True)
@@ -74,21 +80,27 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Read every file of `folder`. Raises ArtifactError, UnsupportedModelError and MissingExtraError."""
     config = read_json(folder / "config.json")
     floats = _floats(folder / "model.safetensors")
-    return Checkpoint(folder, config, floats, _quantized(folder))
+    tokenizer = folder / "tokenizer.json"
+    return Checkpoint(folder, config, floats, _quantized(folder), tokenizer if tokenizer.is_file() else None)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises ArtifactError."""
+def parse_json(path: Path) -> Any:
+    """The JSON value in `path`. Raises ArtifactError."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ArtifactError(f"{path}: larger than {MAX_JSON_BYTES} bytes; give a Hugging Face folder")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(
             f"cannot read {path}: {error.strerror}; give a folder written by save_pretrained"
         ) from None
     except (ValueError, RecursionError):
         raise ArtifactError(f"{path}: not valid JSON; save the checkpoint again") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises ArtifactError."""
+    value = parse_json(path)
     if not isinstance(value, dict):
         raise ArtifactError(f"{path}: holds no JSON object; save the checkpoint again")
     return value

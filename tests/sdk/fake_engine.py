@@ -46,6 +46,8 @@ class Target:
         return (SupportRow("dense-int8", "yes", "zipped only", "a | in a note"),)
     def backend_version(self):
         return "1"
+    def kernels(self):
+        return None
     def open(self, model, options):
         facts = json.loads(model.read_text())
         if facts.get("damaged"):

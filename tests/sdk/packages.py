@@ -26,7 +26,7 @@ from edgebert.manifest import (
 )
 from edgebert.package import PackageContents, write_package
 from edgebert.tokenizer import TextTokenizer
-from edgebert_targets.base import ArtifactFacts, SessionOptions, SupportRow, TensorFacts
+from edgebert_targets.base import ArtifactFacts, Kernels, SessionOptions, SupportRow, TensorFacts
 from tests.factories import LABELS, SPECIAL, vocabulary
 
 MODEL_BYTES = bytes(range(256)) * 40
@@ -88,8 +88,13 @@ class FakeTarget:
     def support(self) -> tuple[SupportRow, ...]:
         return ()
 
+    golden_tolerance = 0.1
+
     def backend_version(self) -> str:
         return "1"
+
+    def kernels(self) -> Kernels:
+        return Kernels("stand-in", ("stand-in",))
 
     def convert(self, spec: Any, out: Path, options: Any) -> ArtifactFacts:
         raise AssertionError("not part of these tests")
@@ -175,6 +180,7 @@ def make_manifest(**changes: Any) -> Manifest:
         seeds={"build": 0},
         metrics=(StageMetrics("teacher", {"accuracy": 0.5}),),
         gate=Gate("accuracy", 0.0, 0.01),
+        golden_tolerance=0.1,
     )
     return replace(manifest, **changes)
 

@@ -399,7 +399,7 @@ def test_new_head_trains_a_head_that_was_there(files: Path, options: BuildOption
         (
             ["build", "--target", "riscv"],
             errors.EXIT_USAGE,
-            "unknown target 'riscv'; choose one of: arm64, x86",
+            "unknown target 'riscv'; choose one of: arm64, int8-sparse, x86",
         ),
         (["build", "--target", "x86", "--model", "m"], errors.EXIT_USAGE, "--train and --eval missing"),
         (["build", "--target", "x86", "--max-drop", "2"], errors.EXIT_USAGE, "--max-drop is 2"),

@@ -60,6 +60,8 @@ def test_install_command_names_the_checkout_or_the_distribution(monkeypatch: pyt
         ("x86_64", "x86", True, True),
         ("x86_64", "arm64", True, False),
         ("aarch64", "arm64", True, True),
+        ("x86_64", "int8-sparse", True, True),
+        ("aarch64", "int8-sparse", True, True),
         ("riscv64", "x86", False, False),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 
 from edgebert_targets.base import Target, get_target
 from tests.factories import make_checkpoint
+from tests.targets.model_driver import build_driver
 from tests.targets.quantized import quantize_checkpoint
 
 torch.set_num_threads(1)
@@ -39,3 +40,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 @pytest.fixture(params=["x86", "arm64"])
 def target(request: pytest.FixtureRequest) -> Target:
     return get_target(request.param)
+
+
+@pytest.fixture(scope="session")
+def model_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine's model reader under sanitizers, as a program."""
+    return build_driver(tmp_path_factory.mktemp("model_driver"))

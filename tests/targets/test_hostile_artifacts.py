@@ -17,6 +17,12 @@ from tests.targets.conftest import Checkpoints
 from tests.targets.sequences import batch
 
 Artifacts = dict[str, Path]
+TARGETS = ("x86", "arm64", "int8-sparse")
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    return get_target(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def artifacts(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory
     spec = load_encoder_spec(checkpoints("bert", True))
     folder = tmp_path_factory.mktemp("artifacts")
     made = {}
-    for name in ("x86", "arm64"):
+    for name in TARGETS:
         target = get_target(name)
         made[name] = folder / target.model_file
         target.convert(spec, made[name], ConvertOptions(lengths=(8, 16)))
@@ -62,8 +68,9 @@ def test_not_a_model(target: Target, artifacts: Artifacts, tmp_path: Path) -> No
 
 
 def test_the_other_targets_model(target: Target, artifacts: Artifacts) -> None:
-    other = artifacts["arm64" if target.name == "x86" else "x86"]
-    expect_one_line(target, other)
+    for name, other in artifacts.items():
+        if name != target.name:
+            expect_one_line(target, other)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -82,6 +89,7 @@ def test_damaged_anywhere_runs_or_says_so(
         assert "\n" not in str(error)
     else:
         assert logits.shape[0] == 1
+        assert target.inspect(path).nbytes == len(data)
 
 
 @pytest.mark.parametrize("bad", [-1, len(vocabulary()), 2**31, 2**40, -(2**63)])

@@ -69,6 +69,7 @@ def command(
         notes = [*notes_of(ours), *(notes_of(other) if other else ())]
         figures = measure(ours, other, lengths or default_lengths(ours.manifest), plans)
         manifest = ours.manifest
+        kernels = package_target(manifest).kernels()
     machine = machine_facts()
     print_notes(notes)
     if as_json:
@@ -79,6 +80,7 @@ def command(
                 "baseline": str(baseline) if baseline else None,
                 "target": manifest.target,
                 "backend": manifest.backend.name,
+                "kernels": kernels,
                 "machine": machine,
                 "notes": notes,
                 "bench": [to_dict(item) for item in figures],
@@ -88,7 +90,8 @@ def command(
     for item in figures:
         title = f"{item.artifact.length} tokens, threads: {item.artifact.threads}"
         print_table(title, COLUMNS, to_rows(item), tuple(range(1, len(COLUMNS))))
-    click.echo(f"On {machine.summary()}. Memory is the peak of the whole measuring process, Python included.")
+    where = f"{machine.summary()}, {kernels.used} kernels" if kernels else machine.summary()
+    click.echo(f"On {where}. Memory is the peak of the whole measuring process, Python included.")
 
 
 def notes_of(package: Package) -> tuple[str, ...]:

@@ -18,16 +18,17 @@ import click
 from edgebert.cli.output import json_option, print_json, print_table
 from edgebert.errors import EXIT_MISSING_EXTRA, EXIT_OK
 from edgebert.machine import MachineFacts, library_versions, machine_facts
-from edgebert_targets.base import Target, get_target, target_names
+from edgebert_targets.base import Kernels, Target, get_target, target_names
 
 DISTRIBUTION = "edgebert"
 # "dev" and "all" only gather others.
-EXTRAS = ("x86", "arm64", "convert-x86", "convert-arm64", "build")
+EXTRAS = ("x86", "arm64", "convert-x86", "convert-arm64", "convert-int8-sparse", "build")
 PURPOSE = {
     "x86": "run x86 packages",
     "arm64": "run arm64 packages",
     "convert-x86": "write x86 packages",
     "convert-arm64": "write arm64 packages",
+    "convert-int8-sparse": "write int8-sparse packages",
     "build": "compress models",
 }
 COMPILERS = ("c++", "g++", "clang++")
@@ -45,7 +46,10 @@ class ExtraState:
 
 @dataclass(frozen=True)
 class TargetState:
-    """`runs`: this machine can execute the target's artifacts; `native`: they are meant for its CPU."""
+    """`runs`: this machine can execute the target's artifacts; `native`: they are meant for its CPU.
+
+    `kernels`: what the runtime computes with here, where it says so.
+    """
 
     name: str
     backend: str
@@ -53,6 +57,7 @@ class TargetState:
     runs: bool
     native: bool
     note: str
+    kernels: Kernels | None = None
 
 
 @click.command()
@@ -145,10 +150,11 @@ def target_state(name: str, machine: MachineFacts) -> TargetState:
         note = f"{target.backend} does not run on {machine.architecture}"
         return TargetState(target.name, target.backend, None, False, native, note)
     try:
-        version = target.backend_version()
+        version, kernels = target.backend_version(), target.kernels()
     except Exception as error:
         return TargetState(target.name, target.backend, None, False, native, one_line(error))
-    return TargetState(target.name, target.backend, version, True, native, running_note(target, native))
+    note = running_note(target, native)
+    return TargetState(target.name, target.backend, version, True, native, note, kernels)
 
 
 def running_note(target: Target, native: bool) -> str:
@@ -188,4 +194,10 @@ def extra_row(extra: ExtraState) -> tuple[str, str, str]:
 
 def target_row(target: TargetState) -> tuple[str, str, str]:
     version = f" {target.version}" if target.version else ""
-    return target.name, f"{target.backend}{version}", target.note
+    note = target.note
+    if target.kernels:
+        others = [name for name in target.kernels.available if name != target.kernels.used]
+        note += (
+            f" with {target.kernels.used} kernels; EDGEBERT_ISA can choose {', '.join(others) or 'no others'}"
+        )
+    return target.name, f"{target.backend}{version}", note

@@ -16,7 +16,7 @@ from edgebert.cli.output import (
     threads_option,
 )
 from edgebert.errors import EXIT_GATE, EXIT_OK
-from edgebert.validate import PackageValidation, validate_package
+from edgebert.validate import GoldenCheck, PackageValidation, validate_package
 
 
 @click.command()
@@ -76,11 +76,20 @@ def to_json(result: PackageValidation) -> dict[str, object]:
         "golden": {
             "examples": golden.examples,
             "wrong_ids": golden.wrong_ids,
+            "wrong_runtime_ids": golden.wrong_runtime_ids,
             "wrong_classes": golden.wrong_classes,
             "max_difference": golden.max_difference,
             "tolerance": golden.tolerance,
         },
     }
+
+
+def runtime_rows(golden: GoldenCheck) -> list[tuple[str, str]]:
+    """The row on the tokenizer inside the model, where it has one."""
+    if golden.wrong_runtime_ids is None:
+        return []
+    same = golden.examples - golden.wrong_runtime_ids
+    return [("golden examples with the same ids inside the model", f"{same} of {golden.examples}")]
 
 
 def to_rows(result: PackageValidation) -> list[tuple[str, str]]:
@@ -91,6 +100,7 @@ def to_rows(result: PackageValidation) -> list[tuple[str, str]]:
     rows = [
         ("golden examples with the same class", f"{same_class} of {golden.examples}"),
         ("golden examples with the same ids", f"{same_ids} of {golden.examples}"),
+        *runtime_rows(golden),
         ("largest logit difference", f"{golden.max_difference:.3g} (allowed {golden.tolerance:g})"),
     ]
     if figures is not None:

@@ -6,7 +6,13 @@ import math
 
 import numpy as np
 
-from edgebert_targets.encoder import EncoderLayer, EncoderSpec
+from edgebert_targets.encoder import (
+    ClassificationHead,
+    EncoderLayer,
+    EncoderSpec,
+    as_float,
+    classification_head,
+)
 from edgebert_targets.errors import UnsupportedModelError
 from edgebert_targets.litert_arm64 import ops
 from edgebert_targets.litert_arm64.flatbuffer import GraphWriter, ModelWriter
@@ -19,8 +25,10 @@ MAX_FILE_BYTES = 2**31 - 2**20  # flatbuffers' limit less room for the graph
 def litert_model(spec: EncoderSpec, lengths: tuple[int, ...]) -> bytes:
     """The file's bytes. Inputs int32 [1, length] by name, output float32 `logits` [1, classes].
 
-    Raises UnsupportedModelError for lengths that the model does not have or files over 2 GB.
+    Position and token-type tables must be float (`with_float_positions`). Raises UnsupportedModelError for a
+    head that is no classifier's, lengths that the model does not have, and files over 2 GB.
     """
+    head = classification_head(spec, "arm64")
     if not lengths or list(lengths) != sorted(set(lengths)) or not 0 < lengths[0] <= lengths[-1]:
         raise UnsupportedModelError(f"lengths {lengths} are not ascending positive numbers; correct them")
     if lengths[-1] > spec.max_length:
@@ -34,15 +42,16 @@ def litert_model(spec: EncoderSpec, lengths: tuple[int, ...]) -> bytes:
         )
     writer = ModelWriter("edgebert")
     for length in lengths:
-        _Encoder(spec, writer, length).write()
+        _Encoder(spec, head, writer, length).write()
     return writer.serialize()
 
 
 class _Encoder:
     """Writes one subgraph of a fixed length. Activations are [length, width]: the batch is always 1."""
 
-    def __init__(self, spec: EncoderSpec, writer: ModelWriter, length: int) -> None:
+    def __init__(self, spec: EncoderSpec, head: ClassificationHead, writer: ModelWriter, length: int) -> None:
         self._spec = spec
+        self._classifier = head
         self._writer = writer
         self._length = length
         self._graph = GraphWriter(writer, signature_key(length))
@@ -69,15 +78,16 @@ class _Encoder:
         if tables.token_type is not None:
             total = ops.add(graph, total, self._token_types(inputs["token_type_ids"]))
         # Each length has its own slice: a stored tensor cannot be a part of another one's buffer.
-        position = tables.position[: self._length]
+        position = as_float(tables.position)[: self._length]
         name = f"{tables.name}.position_embeddings.weight[:{self._length}]"
         hidden = ops.layer_norm(graph, ops.add(graph, total, graph.constant(name, position)), tables.norm)
         return hidden if tables.projection is None else ops.linear(graph, hidden, tables.projection)
 
     def _token_types(self, types: int) -> int:
         """[length, width]. Two rows a, b need no gather: a + type * (b - a)."""
-        graph, table = self._graph, self._spec.embeddings.token_type
-        assert table is not None
+        graph, stored = self._graph, self._spec.embeddings.token_type
+        assert stored is not None
+        table = as_float(stored)
         name = f"{self._spec.embeddings.name}.token_type_embeddings.weight"
         if len(table) != 2:
             return ops.lookup(graph, ops.reshape(graph, types, [self._length], "int32"), name, table)
@@ -122,6 +132,6 @@ class _Encoder:
         return ops.transpose(self._graph, split, [1, 0, 2])
 
     def _head(self, hidden: int) -> int:
-        graph, head = self._graph, self._spec.head
+        graph, head = self._graph, self._classifier
         dense = ops.linear(graph, ops.first_row(graph, hidden), head.dense)
         return ops.linear(graph, ops.activate(graph, dense, head.activation), head.out)

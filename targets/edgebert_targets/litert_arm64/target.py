@@ -8,8 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgebert_targets.base import ArtifactFacts, ConvertOptions, SessionOptions, SupportRow
-from edgebert_targets.encoder import EncoderSpec
+from edgebert_targets.base import (
+    FLOAT_TOLERANCE,
+    ArtifactFacts,
+    ConvertOptions,
+    SessionOptions,
+    SupportRow,
+)
+from edgebert_targets.encoder import EncoderSpec, with_float_positions
 from edgebert_targets.errors import ArtifactError, MissingExtraError
 from edgebert_targets.files import write_atomic
 from edgebert_targets.litert_arm64.inspect import check_written, facts_of, import_schema
@@ -24,6 +30,7 @@ class LiteRtTarget:
     model_file: str = "model.tflite"
     cpu_architectures: tuple[str, ...] = ("aarch64",)
     host_architectures: tuple[str, ...] = ("x86_64", "aarch64")
+    golden_tolerance: float = FLOAT_TOLERANCE
 
     def support(self) -> tuple[SupportRow, ...]:
         return SUPPORT
@@ -32,6 +39,9 @@ class LiteRtTarget:
         """Version of the installed ai-edge-litert. Raises MissingExtraError."""
         import_interpreter()
         return version("ai-edge-litert")
+
+    def kernels(self) -> None:
+        """The runtime does not say."""
 
     def convert(self, spec: EncoderSpec, out: Path, options: ConvertOptions) -> ArtifactFacts:
         """Write `spec` to `out` with a signature for each of `options.lengths`, reopen it, check and run it.
@@ -47,6 +57,7 @@ class LiteRtTarget:
             ) from None
         from edgebert_targets.litert_arm64.convert import litert_model
 
+        spec = with_float_positions(spec)
         write_atomic(out, litert_model(spec, options.lengths))
         try:
             check_written(spec, options.lengths, out)

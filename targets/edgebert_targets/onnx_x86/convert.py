@@ -12,12 +12,13 @@ from onnx import TensorProto
 
 from edgebert_targets.encoder import (
     Activation,
+    ClassificationHead,
     EncoderLayer,
     EncoderSpec,
-    FloatArray,
     LayerNorm,
-    Linear,
     QuantizedTensor,
+    as_float,
+    classification_head,
 )
 from edgebert_targets.errors import UnsupportedModelError
 from edgebert_targets.onnx_x86.graph import MICROSOFT, Graph
@@ -30,8 +31,10 @@ MAX_FILE_BYTES = 2**31 - 2**20  # protobuf's limit less room for the graph
 def onnx_model(spec: EncoderSpec) -> onnx.ModelProto:
     """The whole model: int64 [batch, sequence] inputs, float32 `logits` [batch, classes].
 
-    Raises UnsupportedModelError when the weights exceed what one ONNX file holds.
+    Position and token-type tables must be float (`with_float_positions`). Raises UnsupportedModelError for a
+    head that is no classifier's and when the weights exceed what one ONNX file holds.
     """
+    head = classification_head(spec, "x86")
     size = spec.weight_bytes()
     if size > MAX_FILE_BYTES:
         raise UnsupportedModelError(f"{size} bytes of weights exceed ONNX's 2 GB; quantise the model to INT8")
@@ -40,12 +43,11 @@ def onnx_model(spec: EncoderSpec) -> onnx.ModelProto:
     mask = graph.node("Cast", ["attention_mask"], to=TensorProto.INT32)
     for layer in spec.layers:
         hidden = _layer(graph, spec, layer, hidden, mask)
-    _head(graph, spec, hidden)
-    table = spec.embeddings.token_type
+    _head(graph, head, hidden)
     metadata = Metadata(
         vocabulary=spec.embeddings.word_shape[0],
         max_length=spec.max_length,
-        token_types=0 if table is None else len(table),
+        token_types=spec.embeddings.token_types,
         quantized=spec.quantized,
     )
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if metadata.token_types else [])
@@ -68,7 +70,7 @@ def _embeddings(graph: Graph, spec: EncoderSpec) -> str:
     position = graph.node(
         "Slice",
         [
-            graph.constant(f"{tables.name}.position_embeddings.weight", tables.position),
+            graph.constant(f"{tables.name}.position_embeddings.weight", as_float(tables.position)),
             graph.integers([0]),
             length,
             graph.integers([0]),
@@ -76,7 +78,7 @@ def _embeddings(graph: Graph, spec: EncoderSpec) -> str:
     )
     terms = [_word(graph, spec), position]
     if tables.token_type is not None:
-        stored = graph.constant(f"{tables.name}.token_type_embeddings.weight", tables.token_type)
+        stored = graph.constant(f"{tables.name}.token_type_embeddings.weight", as_float(tables.token_type))
         terms.insert(1, graph.node("Gather", [stored, "token_type_ids"]))
     total = terms[0]
     for term in terms[1:]:
@@ -116,20 +118,16 @@ def _attention(graph: Graph, heads: int, layer: EncoderLayer, hidden: str, mask:
         products = [projected.product for projected in project_together(graph, hidden, parts)]
         return graph.node("MultiHeadAttention", [*products, bias, mask], domain=MICROSOFT, num_heads=heads)
     # Attention does the three float products in one: some 2 % of a MiniLM's time.
-    weight = np.concatenate([_float(part) for part in parts]).T
+    weight = np.concatenate([as_float(part.weight) for part in parts]).T
     inputs = [hidden, graph.constant(f"{name}.weight", weight), bias, mask]
     return graph.node("Attention", inputs, domain=MICROSOFT, num_heads=heads)
 
 
-def _float(linear: Linear) -> FloatArray:
-    return linear.weight.dequantize() if isinstance(linear.weight, QuantizedTensor) else linear.weight
-
-
-def _head(graph: Graph, spec: EncoderSpec, hidden: str) -> None:
+def _head(graph: Graph, head: ClassificationHead, hidden: str) -> None:
     """`logits` from the first token."""
     first = graph.node("Gather", [hidden, graph.integers(0)], axis=1)
-    pooled = _activate(graph, project(graph, first, spec.head.dense), spec.head.activation)
-    out = project(graph, pooled, spec.head.out)
+    pooled = _activate(graph, project(graph, first, head.dense), head.activation)
+    out = project(graph, pooled, head.out)
     graph.node("Add", [out.product, out.bias], outputs=["logits"])
 
 

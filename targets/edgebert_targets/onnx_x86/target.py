@@ -8,9 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgebert_targets.base import ArtifactFacts, ConvertOptions, SessionOptions, SupportRow
+from edgebert_targets.base import (
+    FLOAT_TOLERANCE,
+    ArtifactFacts,
+    ConvertOptions,
+    SessionOptions,
+    SupportRow,
+)
 from edgebert_targets.cpu import Cpu, running_cpu
-from edgebert_targets.encoder import EncoderSpec
+from edgebert_targets.encoder import EncoderSpec, with_float_positions
 from edgebert_targets.errors import ArtifactError
 from edgebert_targets.files import write_atomic
 from edgebert_targets.onnx_x86.inspect import check_written, facts_of, import_onnx
@@ -27,6 +33,7 @@ class OnnxTarget:
     model_file: str = "model.onnx"
     cpu_architectures: tuple[str, ...] = ("x86_64",)
     host_architectures: tuple[str, ...] = ("x86_64", "aarch64")
+    golden_tolerance: float = FLOAT_TOLERANCE
     cpu: Callable[[], Cpu] = running_cpu
 
     def support(self) -> tuple[SupportRow, ...]:
@@ -36,6 +43,9 @@ class OnnxTarget:
         """Version of the installed onnxruntime. Raises MissingExtraError."""
         return str(import_onnxruntime().__version__)
 
+    def kernels(self) -> None:
+        """The runtime does not say."""
+
     def convert(self, spec: EncoderSpec, out: Path, options: ConvertOptions) -> ArtifactFacts:
         """Write `spec` to `out`, reopen it, compare its INT8 weights and run it once.
 
@@ -43,6 +53,7 @@ class OnnxTarget:
         Raises UnsupportedModelError, ArtifactError, MissingExtraError and OSError.
         """
         import_onnx()
+        spec = with_float_positions(spec)
         from edgebert_targets.onnx_x86.convert import onnx_model
 
         write_atomic(out, onnx_model(spec).SerializeToString(deterministic=True))

@@ -1,0 +1,67 @@
+"""A loaded engine model as the other targets' sessions are: padded arrays in, logits out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebert_targets.base import SessionOptions
+from edgebert_targets.errors import ArtifactError, InputError
+from edgebert_targets.inputs import InputLimits, IntArray
+from edgebert_targets.int8_sparse.library import Engine, EngineSession
+
+
+class SparseSession:
+    """Runs one model file without its padding. Calls from several threads take turns."""
+
+    def __init__(self, engine: Engine, session: EngineSession) -> None:
+        self._engine = engine
+        self._session = session
+        info = engine.info
+        self._limits = InputLimits(info.vocabulary, info.max_length, info.token_types)
+
+    @property
+    def max_length(self) -> int:
+        return self._limits.max_length
+
+    def run(
+        self, input_ids: IntArray, attention_mask: IntArray, token_type_ids: IntArray
+    ) -> NDArray[np.float32]:
+        """Logits, float32 [batch, classes]: the same bits in any batch. Raises InputError."""
+        self._limits.check(input_ids, attention_mask, token_type_ids)
+        used = attention_mask.astype(bool)
+        lengths = used.sum(axis=1, dtype=np.int32)
+        if not used[:, 0].all() or (used[:, 1:] > used[:, :-1]).any():
+            raise InputError(
+                "attention_mask must be ones and then zeros, with one 1 or more; pad on the right"
+            )
+        types = token_type_ids[used].astype(np.int32) if self._limits.token_types else None
+        return self._session.run_flat(input_ids[used].astype(np.int32), types, lengths)
+
+    def tokenize(self, text: str, pair: str | None, max_length: int) -> list[int] | None:
+        """Ids by the engine's own tokenizer, cut to `max_length` tokens; None: the file holds none.
+
+        Raises InputError.
+        """
+        return self._engine.tokenize(text, pair, max_length)[0] if self._engine.info.has_tokenizer else None
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._session.close()
+        self._engine.close()
+
+
+def open_session(model: Path, options: SessionOptions) -> SparseSession:
+    """Load `model`. Raises ArtifactError, InputError, WrongCpuError, MissingExtraError and MemoryError."""
+    engine = Engine.open(model)
+    try:
+        if engine.info.task != "classification":
+            raise ArtifactError(
+                f"{model}: a model for {engine.info.task}, not for classification; build it again"
+            )
+        return SparseSession(engine, engine.session(options.threads))
+    except BaseException:
+        engine.close()
+        raise

@@ -1,0 +1,78 @@
+"""The `int8-sparse` target object. Running and inspecting need the light core alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgebert_targets.base import ArtifactFacts, ConvertOptions, Kernels, SessionOptions, SupportRow
+from edgebert_targets.encoder import EncoderSpec
+from edgebert_targets.errors import ArtifactError
+from edgebert_targets.int8_sparse.inspect import check_written, facts_of
+from edgebert_targets.int8_sparse.library import available_isas, isa, version
+from edgebert_targets.int8_sparse.session import SparseSession, open_session
+from edgebert_targets.int8_sparse.support import SUPPORT
+
+
+@dataclass(frozen=True)
+class SparseTarget:
+    name: str = "int8-sparse"
+    backend: str = "EdgeBERT engine"
+    model_file: str = "model.gguf"
+    cpu_architectures: tuple[str, ...] = ("x86_64", "aarch64")
+    host_architectures: tuple[str, ...] = ("x86_64", "aarch64")
+    # Every CPU computes the same bits.
+    golden_tolerance: float = 0.0
+
+    def support(self) -> tuple[SupportRow, ...]:
+        return SUPPORT
+
+    def backend_version(self) -> str:
+        """Version of the engine's library. Raises MissingExtraError."""
+        return version()
+
+    def kernels(self) -> Kernels:
+        """What computes here. Raises MissingExtraError and WrongCpuError."""
+        return Kernels(isa(), available_isas())
+
+    def convert(self, spec: EncoderSpec, out: Path, options: ConvertOptions) -> ArtifactFacts:
+        """Write `spec` to `out`, reopen it, compare its INT8 weights and run it once.
+
+        `options` has nothing for this target: the engine takes any length.
+        Raises UnsupportedModelError, ArtifactError, MissingExtraError and OSError.
+        """
+        from edgebert_targets.int8_sparse.convert import write_model
+
+        write_model(spec, out)
+        try:
+            check_written(spec, out)
+            _check_runs(spec, open_session(out, SessionOptions()))
+            return facts_of(out)
+        except BaseException:
+            out.unlink(missing_ok=True)
+            raise
+
+    def inspect(self, model: Path) -> ArtifactFacts:
+        """What `model` holds. Raises ArtifactError."""
+        return facts_of(model)
+
+    def open(self, model: Path, options: SessionOptions) -> SparseSession:
+        """Raises ArtifactError, WrongCpuError, InputError and MissingExtraError."""
+        return open_session(model, options)
+
+
+def _check_runs(spec: EncoderSpec, session: SparseSession) -> None:
+    ids = np.full((2, min(3, spec.max_length)), spec.pad_token_id, np.int64)
+    try:
+        logits = session.run(ids, np.ones_like(ids), np.zeros_like(ids))
+    finally:
+        session.close()
+    if logits.shape != (2, len(spec.labels)) or not np.isfinite(logits).all():
+        raise ArtifactError(
+            f"the converted model gives logits of shape {logits.shape} or not finite; check the weights"
+        )
+
+
+TARGET = SparseTarget()
