@@ -341,6 +341,7 @@ def save(
     with atomic_folder(out) as folder:
         if quantized is not None:
             quantize.fix(checkpoint.model, quantized)
+            quantize.round_vectors(checkpoint.model)
             tensors: dict[str, Tensor] = {}
             for name, tensor in quantized.items():
                 tensors[name], tensors[f"{name}.scale"] = tensor.values, tensor.scale

@@ -120,3 +120,13 @@ def test_a_weight_that_is_not_finite_is_refused():
         model[0].weight[0, 0] = math.inf
     with pytest.raises(TrainingError, match=r"0\.weight"):
         quantize.export(model)
+
+
+def test_vectors_are_rounded_to_half_precision_where_it_reaches():
+    layer = nn.Linear(3, 4)
+    weight = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor([0.1, -1.0, 70000.0, 1e-9]))
+    quantize.round_vectors(layer)
+    assert layer.bias.tolist() == [np.float32(np.float16(0.1)), -1.0, 70000.0, 0.0]
+    assert torch.equal(layer.weight, weight)

@@ -1,7 +1,11 @@
-// The kernels of kernels.h for any vector type V, which an arch file defines and instantiates.
+// The kernels of kernels.h for any vector type V, which an arch file defines and instantiates. An arch file
+// may specialise members of Impl where its instructions have a faster way.
 //
 // V has: F and I (WIDTH lanes of float and int32), X (the packed activations of 4 channels for WIDTH lanes),
-// W (4 weights for all lanes) and static functions. The order of float operations is that of arch/scalar.cpp.
+// W (4 weights for all lanes) and static functions; BLOCK, the bytes of a packed block; SHIFT, what the
+// packed form takes off an activation of [0, 255]; OFFSET, what it leaves added to a query of [-127, 127];
+// the rows and vectors that its registers hold the sums of. The order of float operations is that of
+// arch/scalar.cpp.
 #pragma once
 
 #include <cmath>
@@ -40,6 +44,7 @@ struct Impl {
 
     // --- float steps ---
 
+    // Of N vectors at once: each waits for its own chain of fma only.
     template <uint32_t N>
     EB_INLINE static void gelu_all(F (&x)[N]) {
         F s[N], p[N];
@@ -179,8 +184,8 @@ struct Impl {
 
     // --- quantisation of activations ---
 
-    // With GELU it is applied first, in place: its arithmetic hides behind the loads that the extremes need
-    // anyway.
+    // With GELU_FIRST GELU is applied first, in place: its arithmetic hides behind the loads that the
+    // extremes need anyway.
     template <uint32_t N, bool GELU_FIRST>
     static inline void quantize_lanes(float *x, uint32_t rows, uint8_t *packed, TokenScales *scales,
                                       uint32_t lane) {
@@ -273,7 +278,8 @@ struct Impl {
 
     // --- integer products ---
 
-    // acc[i][j] += weights of row i times the lanes of vector j over `blocks` blocks of 4 channels.
+    // acc[i][j] += weights of row i times the lanes of vector j over `blocks` blocks of 4 channels. A row's
+    // weights of two blocks lie `block_stride` bytes apart.
     template <uint32_t R, uint32_t N>
     static inline void products(I (&acc)[R][N], const int8_t *const (&row)[R], size_t block_stride,
                                 const uint8_t *x, uint32_t lane, uint32_t blocks) {
@@ -319,7 +325,7 @@ struct Impl {
         }
     }
 
-    // As `finish` for any number of vectors, by fours.
+    // As `finish` for any number of vectors, at most four at a time.
     template <Finish FINISH, uint32_t N>
     EB_INLINE static void finish_row(const I (&acc)[N], const RowParameters &row, const TokenScales &scales,
                                      uint32_t lane, float *out) {
@@ -380,7 +386,7 @@ struct Impl {
 
     // --- sparse linear layer ---
 
-    // Rows of one slab. Sums of unfinished rows wait in `out` as int32.
+    // Rows of one slab. Sums wait in `partial` until the last slab.
     template <Finish FINISH, bool FIRST, bool LAST, uint32_t N>
     static void sparse_slab(const SparseSlab &slab, uint32_t chunk_begin, uint32_t chunk_end,
                             const uint8_t *packed, const TokenScales &scales, uint32_t lane, float *out,
@@ -573,9 +579,8 @@ struct Impl {
 
     // acc[i][j] += key i of 4 neighbours times the queries of vector j.
     template <uint32_t N>
-    [[gnu::always_inline]] static inline void key_products(I (&acc)[4][N], const int8_t *keys,
-                                                           const uint8_t *queries, uint32_t lane,
-                                                           uint32_t blocks) {
+    EB_INLINE static void key_products(I (&acc)[4][N], const int8_t *keys, const uint8_t *queries,
+                                       uint32_t lane, uint32_t blocks) {
         const int8_t *const row[4] = {keys, keys + 4, keys + 8, keys + 12};
         products<4, N>(acc, row, TILE * 4, queries, lane, blocks);
     }
@@ -611,18 +616,6 @@ struct Impl {
             scale[j] = V::load(head.query_scale + lane + j * WIDTH);
             total[j] = V::iset(0);
         }
-        exponentials<N>(head, lane, scale, most, total);
-        F inverse[N];
-        EB_UNROLL for (uint32_t j = 0; j < N; j++) inverse[j] = V::div(V::set(1.0f), V::to_float(total[j]));
-        uint32_t c = 0;
-        for (; c + 4 <= head.channels; c += 4) weigh<4, N>(head, c, lane, length4 / 4, inverse);
-        for (; c < head.channels; c++) weigh<1, N>(head, c, lane, length4 / 4, inverse);
-    }
-
-    // Packed probabilities from scores, and their sums. Subtracting first keeps every exponent at or below 0.
-    template <uint32_t N>
-    static inline void exponentials(const AttentionHead &head, uint32_t lane, const F (&scale)[N],
-                                    const F (&most)[N], I (&total)[N]) {
         for (uint32_t u = 0; u < head.length; u += 4) {
             EB_UNROLL for (uint32_t j = 0; j < N; j++) {
                 I p[4];
@@ -630,6 +623,7 @@ struct Impl {
                     p[i] = V::iset(0);
                     if (u + i < head.length) {
                         F e = V::load(head.scores + size_t{u + i} * TILE + lane + j * WIDTH);
+                        // subtracting first keeps every exponent at or below 0
                         p[i] = exp2_byte(V::mul(V::sub(e, most[j]), scale[j]));
                     }
                     total[j] = V::iadd(total[j], p[i]);
@@ -641,6 +635,11 @@ struct Impl {
                     V::store_unsigned(block, lane + j * WIDTH, p[0], p[1], p[2], p[3]);
             }
         }
+        F inverse[N];
+        EB_UNROLL for (uint32_t j = 0; j < N; j++) inverse[j] = V::div(V::set(1.0f), V::to_float(total[j]));
+        uint32_t c = 0;
+        for (; c + 4 <= head.channels; c += 4) weigh<4, N>(head, c, lane, length4 / 4, inverse);
+        for (; c < head.channels; c++) weigh<1, N>(head, c, lane, length4 / 4, inverse);
     }
 
     // Channels [c, c + R) of the weighted sum of the values.

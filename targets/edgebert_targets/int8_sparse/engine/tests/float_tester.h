@@ -7,6 +7,27 @@
 
 namespace edgebert {
 
+// What two tables wrote for lanes [begin, end) stands for the same numbers, and other lanes' scales are left
+// alone. Zero points differ by one shift for all lanes.
+inline void expect_same_packed(const Kernels &kernels, const Packed &got, const Packed &wanted, uint32_t rows,
+                               uint32_t begin, uint32_t end, const char *what) {
+    expect(std::memcmp(got.scales.step, wanted.scales.step, sizeof(got.scales.step)) == 0, "%s: steps differ",
+           what);
+    const int32_t shift = got.scales.zero[begin] - wanted.scales.zero[begin];
+    expect(shift == 0 || shift == -128, "%s: zero points are shifted by %d", what, shift);
+    const Floats q = decoded(kernels, got), scalar = decoded(*kernels_scalar(), wanted);
+    for (uint32_t l = 0; l < TILE; l++) {
+        const bool inside = l >= begin && l < end;
+        expect(got.scales.zero[l] - wanted.scales.zero[l] == (inside ? shift : 0),
+               "%s: zero point of lane %u", what, l);
+        for (uint32_t r = 0; inside && r < rows; r++) {
+            const size_t at = size_t{r} * TILE + l;
+            expect(q[at] == scalar[at], "%s: row %u lane %u: %g, the scalar kernel says %g", what, r, l,
+                   static_cast<double>(q[at]), static_cast<double>(scalar[at]));
+        }
+    }
+}
+
 class QuantizeTester {
   public:
     QuantizeTester &rows(uint32_t value) { return rows_ = value, *this; }
@@ -22,25 +43,20 @@ class QuantizeTester {
         Floats x(size_t{rows_} * TILE);
         for (size_t i = 0; i < x.size(); i++) x[i] = input_(random, static_cast<uint32_t>(i % TILE));
         const Packed got(kernels, x, lanes_), wanted(*kernels_scalar(), x, lanes_);
-        expect(std::memcmp(got.scales.step, wanted.scales.step, sizeof(got.scales.step)) == 0,
-               "quantize %u rows, %u lanes: steps differ", rows_, lanes_);
-        const int32_t shift = got.scales.zero[0] - wanted.scales.zero[0];
-        expect(shift == 0 || shift == -128, "quantize: zero points are shifted by %d", shift);
-        const Floats q = decoded(kernels, got), scalar = decoded(*kernels_scalar(), wanted);
-        for (uint32_t l = 0; l < lanes_; l++) {
-            expect(got.scales.zero[l] - wanted.scales.zero[l] == shift, "quantize: zero point of lane %u", l);
-            for (uint32_t r = 0; r < rows_; r++) check(x, q, scalar, got.scales, r, l);
-        }
+        char what[64];
+        std::snprintf(what, sizeof(what), "quantize %u rows, %u lanes", rows_, lanes_);
+        expect_same_packed(kernels, got, wanted, rows_, 0, lanes_, what);
+        const Floats q = decoded(kernels, got);
+        for (uint32_t l = 0; l < lanes_; l++)
+            for (uint32_t r = 0; r < rows_; r++) against_doubles(x, q, got.scales, r, l);
         in_groups(kernels, x, got);
     }
 
   private:
-    void check(const Floats &x, const Floats &q, const Floats &scalar, const TokenScales &scales,
-               uint32_t row, uint32_t lane) const {
+    void against_doubles(const Floats &x, const Floats &q, const TokenScales &scales, uint32_t row,
+                         uint32_t lane) const {
         const size_t at = size_t{row} * TILE + lane;
         const double v = static_cast<double>(x[at]), step = static_cast<double>(scales.step[lane]);
-        expect(q[at] == scalar[at], "quantize %u rows: row %u lane %u (%a): %g, the scalar kernel says %g",
-               rows_, row, lane, v, static_cast<double>(q[at]), static_cast<double>(scalar[at]));
         // The rounded zero point costs the ends of the range half a step more.
         const double error = std::fabs(v - static_cast<double>(q[at]) * step);
         expect(error <= 1.01 * step + 1e-37, "quantize: %a became %g steps of %a", v,
@@ -64,6 +80,16 @@ class QuantizeTester {
     };
 };
 
+inline Norm random_norm(uint32_t rows, Random &random) {
+    Norm norm;
+    norm.eps = 1e-12f;
+    for (uint32_t r = 0; r < rows; r++) {
+        norm.weight.push_back(random.uniform(0.2f, 2.0f));
+        norm.bias.push_back(random.normal());
+    }
+    return norm;
+}
+
 class NormalizeTester {
   public:
     NormalizeTester &rows(uint32_t value) { return rows_ = value, *this; }
@@ -74,12 +100,7 @@ class NormalizeTester {
     void test(const Kernels &kernels, uint64_t seed) const {
         require(begin_ % GROUP == 0 && end_ % GROUP == 0 && begin_ < end_ && end_ <= TILE, "groups of lanes");
         Random random(seed);
-        Norm norm;
-        norm.eps = 1e-12f;
-        for (uint32_t r = 0; r < rows_; r++) {
-            norm.weight.push_back(random.uniform(0.2f, 2.0f));
-            norm.bias.push_back(random.normal());
-        }
+        const Norm norm = random_norm(rows_, random);
         Floats x(size_t{rows_} * TILE);
         for (size_t i = 0; i < x.size(); i++) x[i] = mean_ + deviation_ * random.normal();
         Floats got(x), wanted(x);
@@ -112,24 +133,92 @@ class NormalizeTester {
     float mean_ = 0.0f, deviation_ = 1.0f;
 };
 
+// The kernels that quantise what they compute, bit by bit: against the scalar table, and against their two
+// steps one after the other.
+class FusedTester {
+  public:
+    FusedTester &rows(uint32_t value) { return rows_ = value, *this; }
+    FusedTester &lanes(uint32_t begin, uint32_t end) { return begin_ = begin, end_ = end, *this; }
+    // The number of a lane and row.
+    FusedTester &input(std::function<float(Random &, uint32_t lane)> value) { return input_ = value, *this; }
+
+    void test_normalize(const Kernels &kernels, uint64_t seed) const {
+        Random random(seed);
+        const Norm norm = random_norm(rows_, random);
+        test(
+            "normalize_quantize", kernels, random,
+            [&](const Kernels &k, float *x) { k.normalize(x, norm, rows_, begin_, end_); },
+            [&](const Kernels &k, float *x, Packed &packed) {
+                k.normalize_quantize(x, norm, rows_, begin_, end_, packed.bytes.data(), &packed.scales);
+            });
+    }
+
+    void test_gelu(const Kernels &kernels, uint64_t seed) const {
+        Random random(seed);
+        test(
+            "gelu_quantize", kernels, random,
+            [&](const Kernels &k, float *x) {
+                k.activate(Activation::gelu, x + begin_, rows_, end_ - begin_);
+            },
+            [&](const Kernels &k, float *x, Packed &packed) {
+                k.gelu_quantize(x, rows_, begin_, end_, packed.bytes.data(), &packed.scales);
+            });
+    }
+
+  private:
+    template <class First, class Fused>
+    void test(const char *name, const Kernels &kernels, Random &random, First first, Fused fused) const {
+        require(begin_ % GROUP == 0 && end_ % GROUP == 0 && begin_ < end_ && end_ <= TILE, "groups of lanes");
+        char what[64];
+        std::snprintf(what, sizeof(what), "%s %u rows, lanes %u to %u", name, rows_, begin_, end_);
+        Floats x(size_t{rows_} * TILE);
+        for (size_t i = 0; i < x.size(); i++) x[i] = input_(random, static_cast<uint32_t>(i % TILE));
+
+        Floats got(x), wanted(x), stepwise(x);
+        Packed packed(kernels, rows_), scalar(*kernels_scalar(), rows_), single(kernels, rows_);
+        fused(kernels, got.data(), packed);
+        fused(*kernels_scalar(), wanted.data(), scalar);
+        expect_same(got, wanted, what);
+        expect_same_packed(kernels, packed, scalar, rows_, begin_, end_, what);
+
+        first(kernels, stepwise.data());
+        kernels.quantize(stepwise.data(), rows_, begin_, end_, single.bytes.data(), &single.scales);
+        expect(got.same_bits(stepwise) && packed.bytes.same_bits(single.bytes) &&
+                   std::memcmp(&packed.scales, &single.scales, sizeof(TokenScales)) == 0,
+               "%s: differs from its two steps", what);
+    }
+
+    uint32_t rows_ = 4, begin_ = 0, end_ = TILE;
+    std::function<float(Random &, uint32_t)> input_ = [](Random &random, uint32_t) {
+        return 3.0f * random.normal();
+    };
+};
+
 class ActivateTester {
   public:
     ActivateTester &activation(Activation value) { return activation_ = value, *this; }
     ActivateTester &lanes(uint32_t value) { return lanes_ = value, *this; }
-    // In float64, and how far from it the kernel may be.
-    ActivateTester &oracle(double (*function)(double), double limit) {
-        return oracle_ = function, limit_ = limit, *this;
+    // In float64; the kernel may be off by `absolute` plus `relative` times the number.
+    ActivateTester &oracle(double (*function)(double), double absolute, double relative = 0.0) {
+        return oracle_ = function, absolute_ = absolute, relative_ = relative, *this;
     }
 
     void test(const Kernels &kernels, uint64_t seed) const {
         require(lanes_ % GROUP == 0 && lanes_ > 0 && lanes_ <= TILE && oracle_ != nullptr,
                 "lanes and oracle");
         Random random(seed);
-        const float special[] = {0.0f,   -0.0f, 1e-45f, -1e-38f, 1e-8f, 4.25f,  -4.25f, 5.0f,
-                                 -10.0f, 10.0f, 90.0f,  -90.0f,  1e10f, -1e10f, 1e30f,  -1e30f};
+        const float special[][GROUP] = {
+            {0.0f, -0.0f, 1e-45f, -1e-38f, 1e-8f, 4.25f, -4.25f, 5.0f, -10.0f, 10.0f, 90.0f, -90.0f, 1e10f,
+             -1e10f, 1e30f, -1e30f},
+            {4.5f, -4.5f, 0x1.1ffffep2f, -0x1.1ffffep2f, 0x1.200002p2f, -0x1.200002p2f, 128.0f, -128.0f,
+             255.5f, -255.5f, 256.0f, -256.0f, 1000.0f, -1000.0f, 3e38f, -3e38f}};
         const uint32_t rows = 401;
         Floats x(size_t{rows} * TILE);
-        for (size_t i = 0; i < x.size(); i++) x[i] = i < 16 ? special[i] : random.uniform(-12.0f, 12.0f);
+        for (size_t i = 0; i < x.size(); i++) {
+            const size_t row = i / TILE, lane = i % TILE;
+            const float widest = row % 8 == 7 ? 1000.0f : 12.0f;
+            x[i] = row < 2 && lane < GROUP ? special[row][lane] : random.uniform(-widest, widest);
+        }
         Floats got(x), wanted(x);
         kernels.activate(activation_, got.data(), rows, lanes_);
         kernels_scalar()->activate(activation_, wanted.data(), rows, lanes_);
@@ -139,7 +228,7 @@ class ActivateTester {
         for (size_t i = 0; i < x.size(); i++) {
             if (i % TILE >= lanes_) continue;
             const double v = static_cast<double>(x[i]), y = oracle_(v), result = static_cast<double>(got[i]);
-            const double limit = limit_ * std::fmax(1.0, std::fabs(y)) + 1e-10 * std::fabs(v);
+            const double limit = absolute_ + relative_ * std::fabs(y);
             expect(std::fabs(y - result) <= limit, "%s of %a: %a, not %a", what, v, result, y);
         }
     }
@@ -148,7 +237,7 @@ class ActivateTester {
     Activation activation_ = Activation::gelu;
     uint32_t lanes_ = TILE;
     double (*oracle_)(double) = nullptr;
-    double limit_ = 0.0;
+    double absolute_ = 0.0, relative_ = 0.0;
 };
 
 }  // namespace edgebert

@@ -13,39 +13,41 @@
 namespace edgebert {
 namespace {
 
+// Another kind of number in each of twelve lanes.
+float lane_kind(Random &r, uint32_t lane) {
+    switch (lane % 12) {
+        case 0:
+            return 0.0f;
+        case 1:
+            return -0.0f;
+        case 2:
+            return 3.25f;  // constant
+        case 3:
+            return -1e-3f;
+        case 4:
+            return 1e37f * r.normal();
+        case 5:
+            return 1e-30f * r.normal();
+        case 6:
+            return 1e-38f * r.normal();  // at the edge of denormals
+        case 7:
+            return 1e-45f * static_cast<float>(r.integer(0, 9));
+        case 8:
+            return r.uniform();  // one sign
+        case 9:
+            return -r.uniform();
+        case 10:
+            return r.chance(0.5f) ? 0.0f : -0.0f;
+        default:
+            return static_cast<float>(r.integer(0, 510)) - 255.0f;  // ties
+    }
+}
+
 void test_quantize(const Kernels &kernels, uint64_t seed) {
     Random random(seed);
     for (uint32_t lanes : LANE_COUNTS)
         for (uint32_t rows : {1u, 2u, 3u, 4u, 5u, 17u, 64u, 257u})
             QuantizeTester().lanes(lanes).rows(rows).test(kernels, random.next());
-    auto lane_kind = [](Random &r, uint32_t lane) {
-        switch (lane % 12) {
-            case 0:
-                return 0.0f;
-            case 1:
-                return -0.0f;
-            case 2:
-                return 3.25f;  // constant
-            case 3:
-                return -1e-3f;
-            case 4:
-                return 1e37f * r.normal();
-            case 5:
-                return 1e-30f * r.normal();
-            case 6:
-                return 1e-38f * r.normal();  // at the edge of denormals
-            case 7:
-                return 1e-45f * static_cast<float>(r.integer(0, 9));
-            case 8:
-                return r.uniform();  // one sign
-            case 9:
-                return -r.uniform();
-            case 10:
-                return r.chance(0.5f) ? 0.0f : -0.0f;
-            default:
-                return static_cast<float>(r.integer(0, 510)) - 255.0f;  // ties
-        }
-    };
     for (uint32_t rows : {1u, 6u, 48u})
         for (int i = 0; i < 4; i++) QuantizeTester().rows(rows).input(lane_kind).test(kernels, random.next());
 }
@@ -96,6 +98,21 @@ void test_normalize(const Kernels &kernels, uint64_t seed) {
     NormalizeTester().rows(100).deviation(1e4f).test(kernels, seed);
 }
 
+void test_fused(const Kernels &kernels, uint64_t seed) {
+    Random random(seed);
+    for (uint32_t rows : {1u, 2u, 3u, 5u, 7u, 31u, 64u, 257u})
+        for (uint32_t begin = 0; begin < TILE; begin += GROUP)
+            for (uint32_t end = begin + GROUP; end <= TILE; end += GROUP) {
+                FusedTester tester;
+                tester.rows(rows).lanes(begin, end);
+                tester.test_normalize(kernels, random.next());
+                tester.test_gelu(kernels, random.next());
+                tester.input(lane_kind).test_gelu(kernels, random.next());
+            }
+    auto constant = [](Random &, uint32_t lane) { return 0.1f * static_cast<float>(lane); };
+    FusedTester().rows(769).input(constant).test_normalize(kernels, seed);
+}
+
 double gelu(double x) { return 0.5 * x * std::erfc(-x * std::sqrt(0.5)); }
 double gelu_tanh(double x) {
     return 0.5 * x * (1.0 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
@@ -105,10 +122,10 @@ double tanh_of(double x) { return std::tanh(x); }
 
 void test_activate(const Kernels &kernels, uint64_t seed) {
     for (uint32_t lanes : LANE_COUNTS) {
-        ActivateTester().activation(Activation::gelu).oracle(gelu, 5e-5).lanes(lanes).test(kernels, seed);
+        ActivateTester().activation(Activation::gelu).oracle(gelu, 2e-5).lanes(lanes).test(kernels, seed);
         ActivateTester()
             .activation(Activation::gelu_tanh)
-            .oracle(gelu_tanh, 2e-6)
+            .oracle(gelu_tanh, 2e-6, 2e-7)
             .lanes(lanes)
             .test(kernels, seed);
         ActivateTester().activation(Activation::relu).oracle(relu, 0.0).lanes(lanes).test(kernels, seed);
@@ -178,10 +195,10 @@ struct Test {
     void (*run)(const Kernels &, uint64_t seed);
 };
 
-constexpr Test TESTS[] = {{"quantize", test_quantize}, {"dense", test_dense},
-                          {"sparse", test_sparse},     {"normalize", test_normalize},
-                          {"activate", test_activate}, {"attention", test_attention},
-                          {"softmax", test_softmax},   {"probabilities", test_probabilities}};
+constexpr Test TESTS[] = {
+    {"quantize", test_quantize},   {"dense", test_dense},     {"sparse", test_sparse},
+    {"normalize", test_normalize}, {"fused", test_fused},     {"activate", test_activate},
+    {"attention", test_attention}, {"softmax", test_softmax}, {"probabilities", test_probabilities}};
 
 constexpr int SKIPPED = 77;
 

@@ -118,6 +118,7 @@ struct Avx512Vnni {
         for (uint32_t k = 0; k < count; k++) {
             const W w = load_w(values + size_t{k} * 4);
             const uint8_t *at = x + size_t{index[k]} * BLOCK;
+            __asm__("" : "+r"(at));  // one address for all vectors: gcc would make four, and spill them
             EB_UNROLL for (uint32_t j = 0; j < N; j++)
                 dot(other[j], _mm512_load_si512(at + size_t{j} * 64), w);
         }
