@@ -1,4 +1,4 @@
-"""Default builds of real tasks for every target: accuracy, agreement, size and speed, as JSON and as a table.
+"""Default builds of real tasks for x86 and arm64: accuracy, agreement, size and speed, as JSON and as a table.
 
 Each task is a folder with train.jsonl and dev.jsonl. The builds are resumable: a second run with the same
 --work takes finished stages from it and only measures again.
@@ -17,7 +17,7 @@ from edgebert.errors import GateError
 from edgebert.figures import Report
 from edgebert.report import parse_report
 
-TARGETS = ("x86", "arm64", "int8-sparse")
+TARGETS = ("x86", "arm64")
 
 
 def build_task(name: str, arguments: argparse.Namespace) -> list[Report]:

@@ -364,8 +364,10 @@ resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_IN
 session.run_flat(ids, None, lengths)
 assert session.run([[2, 5, 3]]).tobytes() == before.tobytes()
 """
+    # every larger block comes from the system, never from what the process has freed before
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TOP_PAD_": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", code, model_file], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, model_file], capture_output=True, text=True, check=False, env=environment
     )
     assert (done.returncode, "out of memory" in done.stdout) == (0, True), done.stdout + done.stderr
 
