@@ -1,4 +1,4 @@
-"""Default builds of real tasks for x86 and arm64: accuracy, agreement, size and speed, as JSON and as a table.
+"""Default builds of real tasks for x86 and arm64: accuracy, agreement, size, speed, as JSON and as a table.
 
 Each task is a folder with train.jsonl and dev.jsonl. The builds are resumable: a second run with the same
 --work takes finished stages from it and only measures again.
