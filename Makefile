@@ -1,4 +1,4 @@
-# Two commands: `make demo` builds the bundled model for every target, `make test` runs lint, types and tests.
+# Two commands: `make demo` builds the bundled model for x86 and arm64, `make test` runs lint, types and tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ CPP := $(shell find $(ENGINE) -name '*.cpp' -o -name '*.h' -o -name '*.c')
 .PHONY: demo test test-fast lint types format engine clean
 
 demo: $(VENV)/.all
-	$(BIN)/edgebert build --target x86 --target arm64 --target int8-sparse --out out/home-intents --force
+	$(BIN)/edgebert build --target x86 --target arm64 --out out/home-intents --force
 
 test: lint types
 	$(BIN)/python -m pytest -q -m "not slow"
