@@ -13,6 +13,8 @@ EXIT_DISK_FULL = 9
 EXIT_MISSING_EXTRA = 10
 EXIT_RECIPE = 11
 EXIT_TRAINING = 12
+EXIT_DEVICE = 13
+EXIT_ANDROID = 14
 EXIT_INTERRUPTED = 130
 
 
@@ -74,3 +76,15 @@ class MissingExtraError(EdgeBertError):
     """A library of an extra is not installed; the message is the command that installs it."""
 
     exit_code = EXIT_MISSING_EXTRA
+
+
+class DeviceError(EdgeBertError):
+    """A device that is unknown, cannot be reached, or did not do what it was told to."""
+
+    exit_code = EXIT_DEVICE
+
+
+class AndroidError(EdgeBertError):
+    """The Android library or archive cannot be built."""
+
+    exit_code = EXIT_ANDROID
