@@ -89,7 +89,7 @@ void dump_linear(const std::string &name, const Linear &linear, Dump *dump) {
                 std::memcpy(&weights[size_t{slab.rows[visit].row} * linear.in + column], values, 4);
             }
         }
-        if (next != slab.index.size()) std::abort();
+        if (next != slab.chunk_start.back()) std::abort();
         dump->integers(slab_name + ".counts", counts);
         dump_rows(slab_name, slab.rows, dump);
     }

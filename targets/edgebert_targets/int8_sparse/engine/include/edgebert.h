@@ -89,7 +89,7 @@ EB_API const char *eb_isa_available(void);
 /* Opens a model file; the weights are mapped, not read. Close *model with eb_model_close. */
 EB_API eb_status eb_model_open(const char *path, eb_model **model);
 
-/* Opens a model from `size` bytes at `data`, 64-byte aligned, which must outlive it and its sessions. */
+/* Opens a model from `size` bytes at `data`, 4-byte aligned, which must outlive it and its sessions. */
 EB_API eb_status eb_model_open_memory(const void *data, size_t size, eb_model **model);
 
 /* NULL is allowed. */

@@ -11,12 +11,14 @@
 #include "edgebert.h"
 #include "error.h"
 #include "forward.h"
+#include "guard.h"
 #include "load.h"
 #include "mapping.h"
 #include "model.h"
 #include "tokenizer.h"
 
 using edgebert::fail;
+using edgebert::guarded;
 
 // Lives until it and all its sessions are closed, whatever the order.
 struct eb_model {
@@ -43,20 +45,6 @@ constexpr int32_t MAX_THREADS = 1024;
 
 // Larger batches run in parts of about so many tokens: a session's memory stays flat.
 constexpr size_t PART_TOKENS = 4096;
-
-// Runs `call`; what the standard library throws in it is a lack of memory.
-template <typename Call>
-eb_status guarded(Call call) {
-#if defined(__cpp_exceptions)
-    try {
-        return call();
-    } catch (...) {
-        return fail(EB_ERROR_MEMORY, "out of memory; free some or use smaller inputs");
-    }
-#else
-    return call();
-#endif
-}
 
 eb_status null_argument(const char *name) { return fail(EB_ERROR_ARGUMENT, "%s is null", name); }
 
@@ -149,8 +137,9 @@ eb_status eb_model_open_memory(const void *data, size_t size, eb_model **model) 
     if (model == nullptr) return null_argument("model");
     *model = nullptr;
     if (data == nullptr) return null_argument("data");
-    if (reinterpret_cast<uintptr_t>(data) % 64 != 0) {
-        return fail(EB_ERROR_ARGUMENT, "data is not aligned to 64 bytes; use aligned_alloc or a page");
+    if (reinterpret_cast<uintptr_t>(data) % edgebert::MODEL_ALIGNMENT != 0) {
+        return fail(EB_ERROR_ARGUMENT, "data is not aligned to %zu bytes; use aligned_alloc or a page",
+                    edgebert::MODEL_ALIGNMENT);
     }
     return guarded([&] {
         auto opened = std::make_unique<eb_model>();

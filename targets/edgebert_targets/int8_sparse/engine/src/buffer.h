@@ -3,12 +3,12 @@
 
 #include <cstddef>
 #include <cstdlib>
-#include <new>
-#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+#include "guard.h"
 
 namespace edgebert {
 
@@ -20,7 +20,7 @@ class Buffer {
     Buffer &operator=(const Buffer &) = delete;
     ~Buffer() { std::free(data_); }
 
-    // Room for `count` numbers; what was there is lost. Throws std::bad_alloc.
+    // Room for `count` numbers; what was there is lost. Lack of memory ends the guarded call.
     void reserve(size_t count) {
         if (count <= count_) return;
         std::free(data_);
@@ -30,8 +30,9 @@ class Buffer {
         const size_t large = size_t{2} << 20;
         const size_t page = count * sizeof(T) >= large / 2 ? large : 4096;
         const size_t bytes = (count * sizeof(T) + page - 1) / page * page;
-        data_ = static_cast<T *>(std::aligned_alloc(page, bytes));
-        if (data_ == nullptr) throw std::bad_alloc();
+        void *memory = nullptr;
+        if (posix_memalign(&memory, page, bytes) != 0) out_of_memory();
+        data_ = static_cast<T *>(memory);
         count_ = count;
 #if defined(__linux__)
         if (page == large)

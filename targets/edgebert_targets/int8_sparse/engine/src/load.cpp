@@ -183,8 +183,9 @@ eb_status load_model(const uint8_t *data, size_t size, Model *model, TokenizerSe
                      bool *has_tokenizer) {
     if (data == nullptr || model == nullptr || tokenizer == nullptr || has_tokenizer == nullptr)
         return fail(EB_ERROR_ARGUMENT, "a null pointer to load_model; pass all five");
-    if (reinterpret_cast<uintptr_t>(data) % GGUF_ALIGNMENT != 0)
-        return fail(EB_ERROR_ARGUMENT, "the model's bytes are not 64-byte aligned; map or copy the file so");
+    if (reinterpret_cast<uintptr_t>(data) % MODEL_ALIGNMENT != 0)
+        return fail(EB_ERROR_ARGUMENT, "the model's bytes are not %zu-byte aligned; map or copy the file so",
+                    MODEL_ALIGNMENT);
     *model = Model{};
     *tokenizer = TokenizerSettings{};
     *has_tokenizer = false;

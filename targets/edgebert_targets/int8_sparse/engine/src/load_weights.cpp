@@ -141,7 +141,7 @@ eb_status read_slab(const std::string &name, const uint8_t *counts, uint32_t row
     RiceReader reader(streams->gaps + SLAB_HEADER, code_bytes, k);
     const int8_t *values = streams->values;
     slab->values = values;
-    slab->index.resize(blocks);
+    slab->index.resize(blocks + INDEX_PADDING);
     slab->count.resize(rows);
     slab->rows.resize(rows);
     std::vector<uint32_t> order = visiting_order(counts, rows);

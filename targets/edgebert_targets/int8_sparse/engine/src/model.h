@@ -19,6 +19,9 @@ constexpr uint32_t SLAB_COLUMNS = 768;
 // Rows of a chunk: the unit that threads share. Visits are sorted within it.
 constexpr uint32_t CHUNK_ROWS = 128;
 
+// Bytes behind the last block's number that may be read.
+constexpr uint32_t INDEX_PADDING = 8;
+
 // What the end of a row needs, in the order in which rows are visited.
 struct RowParameters {
     float scale;   // per-channel scale of the weights, > 0
@@ -31,7 +34,7 @@ struct RowParameters {
 // are visited by falling number of blocks (ties: rising row), so that loop counts are predictable.
 struct SparseSlab {
     const int8_t *values;               // 4 for each block, in the order of the visits; mapped
-    std::vector<uint8_t> index;         // block number within the slab (input / 4), for each block
+    std::vector<uint8_t> index;         // block number within the slab (input / 4), each block; padded
     std::vector<uint8_t> count;         // blocks of the row, for each visit
     std::vector<RowParameters> rows;    // for each visit
     std::vector<uint32_t> chunk_start;  // first block of each chunk, and the number of blocks at the end

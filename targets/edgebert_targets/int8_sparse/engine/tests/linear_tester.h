@@ -94,6 +94,7 @@ class LinearLayer {
             }
         }
         slab.chunk_start.push_back(static_cast<uint32_t>(slab.index.size()));
+        slab.index.resize(slab.index.size() + INDEX_PADDING, 255);
         values_[s].shrink_to_fit();
         slab.values = values_[s].data();
     }

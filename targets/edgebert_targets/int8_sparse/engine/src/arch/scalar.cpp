@@ -40,10 +40,16 @@ int32_t exp2_byte(float x) {
 }
 
 float gelu(float x) {
-    const float s = std::min(std::fabs(x), GELU_LIMIT) - GELU_LIMIT / 2;
-    float p = GELU[GELU_DEGREE];
-    for (int i = GELU_DEGREE - 1; i >= 0; i--) p = std::fmaf(p, s, GELU[i]);
-    return std::max(x, 0.0f) - p;
+    const float s = std::min(std::fabs(x), GELU_LIMIT);
+    const float square = s * s;
+    const float high = std::fmaf(GELU[5], s, GELU[4]);
+    const float middle = std::fmaf(GELU[3], s, GELU[2]);
+    const float low = std::fmaf(GELU[1], s, GELU[0]);
+    const float exponent = std::fmaf(std::fmaf(high, square, middle), square, low);
+    const float z = exponent + ROUNDER, f = exponent - (z - ROUNDER);
+    float p = GELU_EXP2[4];
+    for (int i = 3; i >= 0; i--) p = std::fmaf(p, f, GELU_EXP2[i]);
+    return std::fmaf(s, power_of_two(p, z), x > 0.0f ? x : 0.0f);  // -0 counts as 0
 }
 
 float tanh_of(float x) {

@@ -96,8 +96,8 @@ namespace {
 
 template <>
 template <uint32_t R, uint32_t N>
-EB_INLINE void Impl<Neon>::products(int32x4_t (&acc)[R][N], const int8_t *const (&row)[R],
-                                    size_t block_stride, const uint8_t *x, uint32_t lane, uint32_t blocks) {
+EB_INLINE void Products<Neon>::add(int32x4_t (&acc)[R][N], const int8_t *const (&row)[R], size_t block_stride,
+                                   const uint8_t *x, uint32_t lane, uint32_t blocks) {
     static_assert(N == 4, "a group");
     const int8_t *at = reinterpret_cast<const int8_t *>(x) + size_t{lane} * 4;
     constexpr uint32_t PART = R % 2 == 0 ? 2 : 1;
@@ -107,6 +107,6 @@ EB_INLINE void Impl<Neon>::products(int32x4_t (&acc)[R][N], const int8_t *const 
 
 }  // namespace
 
-const Kernels *kernels_neon() { return Impl<Neon>::table("neon"); }
+const Kernels *kernels_neon() { return kernel_table<Neon>("neon"); }
 
 }  // namespace edgebert

@@ -27,7 +27,7 @@ EB_INLINE void quantize_group(const float *x, uint32_t channels, float factor, i
         EB_UNROLL for (uint32_t j = 0; j < 4; j++) most[j] =
             vmaxq_f32(most[j], vabsq_f32(vld1q_f32(x + size_t{c} * TILE + j * 4)));
     EB_UNROLL for (uint32_t j = 0; j < 4; j++) {
-        inverse[j] = Impl<Neon>::inverse_step(most[j]);
+        inverse[j] = Attention<Neon>::inverse_step(most[j]);
         float32x4_t step = vdivq_f32(most[j], vdupq_n_f32(127.0f));
         if (sum == nullptr) step = vmulq_f32(step, vdupq_n_f32(factor));
         vst1q_f32(scale + j * 4, step);
@@ -45,16 +45,16 @@ EB_INLINE void quantize_group(const float *x, uint32_t channels, float factor, i
 }
 
 template <>
-inline void Impl<Neon>::quantize_queries(const float *x, uint32_t channels, uint32_t lanes, float factor,
-                                         uint8_t *packed, float *scale) {
+inline void Attention<Neon>::quantize_queries(const float *x, uint32_t channels, uint32_t lanes, float factor,
+                                              uint8_t *packed, float *scale) {
     int8_t *out = reinterpret_cast<int8_t *>(packed);
     for (uint32_t l = 0; l < lanes; l += GROUP)
         quantize_group(x + l, channels, factor, out + l * 4, scale + l, nullptr);
 }
 
 template <>
-inline void Impl<Neon>::quantize_keys(const float *x, uint32_t channels, uint32_t lanes, uint8_t *packed,
-                                      float *scale, int32_t *sum) {
+inline void Attention<Neon>::quantize_keys(const float *x, uint32_t channels, uint32_t lanes, uint8_t *packed,
+                                           float *scale, int32_t *sum) {
     int8_t *out = reinterpret_cast<int8_t *>(packed);
     for (uint32_t l = 0; l < lanes; l += GROUP)
         quantize_group(x + l, channels, 1.0f, out + l * 4, scale + l, sum + l);
@@ -73,9 +73,9 @@ EB_INLINE void load_lanes(const float *x, uint32_t count, float32x4_t (&v)[4]) {
 }
 
 template <>
-inline void Impl<Neon>::quantize_values(const float *x, size_t tile_stride, uint32_t first_slot,
-                                        uint32_t length, uint32_t channels, int8_t *values,
-                                        size_t value_stride, float *scale, int32_t *sum) {
+inline void Attention<Neon>::quantize_values(const float *x, size_t tile_stride, uint32_t first_slot,
+                                             uint32_t length, uint32_t channels, int8_t *values,
+                                             size_t value_stride, float *scale, int32_t *sum) {
     const uint32_t whole = length / GROUP * GROUP;
     for (uint32_t c = 0; c < channels; c++, values += value_stride) {
         const float *row = x + size_t{c} * TILE;
@@ -171,7 +171,7 @@ EB_INLINE void exponentials_8(const float *scores, uint32_t length, const float3
 
 template <>
 template <>
-inline void Impl<Neon>::attend_lanes<4>(const AttentionHead &given, uint32_t lane) {
+inline void Attention<Neon>::attend_lanes<4>(const AttentionHead &given, uint32_t lane) {
     const AttentionHead head = given;  // stores cannot change a copy
     const uint32_t blocks = (head.channels + 3) / 4, length = head.length;
     float32x4_t most[4], scale[4], inverse[4];

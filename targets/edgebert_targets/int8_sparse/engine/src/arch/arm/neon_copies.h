@@ -22,7 +22,8 @@ constexpr Copies<N> copies(const float (&constants)[N]) {
     return all;
 }
 
-alignas(64) constexpr Copies<GELU_DEGREE + 1> GELU_COPIES = copies(GELU);
+alignas(64) constexpr Copies<6> GELU_COPIES = copies(GELU);
+alignas(64) constexpr Copies<5> GELU_EXP2_COPIES = copies(GELU_EXP2);
 alignas(64) constexpr Copies<5> EXP2_BYTE_COPIES = copies(EXP2_BYTE);
 
 // Keeps the compiler from loading the constants before the loop and copying them from register to register.

@@ -71,8 +71,8 @@ namespace {
 // Rows of consecutive blocks: four blocks' weights are one load.
 template <>
 template <uint32_t R, uint32_t N>
-EB_INLINE void Impl<Neon>::products(int32x4_t (&acc)[R][N], const int8_t *const (&row)[R], size_t,
-                                    const uint8_t *x, uint32_t lane, uint32_t blocks) {
+EB_INLINE void Products<Neon>::add(int32x4_t (&acc)[R][N], const int8_t *const (&row)[R], size_t,
+                                   const uint8_t *x, uint32_t lane, uint32_t blocks) {
     const int8_t *at = reinterpret_cast<const int8_t *>(x) + size_t{lane} * 4;
     uint32_t k = 0;
     for (; k + 4 <= blocks; k += 4) {
@@ -92,8 +92,8 @@ EB_INLINE void Impl<Neon>::products(int32x4_t (&acc)[R][N], const int8_t *const 
 // Four neighbouring keys are one load.
 template <>
 template <uint32_t N>
-EB_INLINE void Impl<Neon>::key_products(int32x4_t (&acc)[4][N], const int8_t *keys, const uint8_t *queries,
-                                        uint32_t lane, uint32_t blocks) {
+EB_INLINE void Attention<Neon>::key_products(int32x4_t (&acc)[4][N], const int8_t *keys,
+                                             const uint8_t *queries, uint32_t lane, uint32_t blocks) {
     const int8_t *at = reinterpret_cast<const int8_t *>(queries) + size_t{lane} * 4;
     for (uint32_t k = 0; k < blocks; k++, at += Neon::BLOCK, keys += TILE * 4) {
         const int8x16_t w = vld1q_s8(keys);
@@ -106,6 +106,6 @@ EB_INLINE void Impl<Neon>::key_products(int32x4_t (&acc)[4][N], const int8_t *ke
 
 }  // namespace
 
-const Kernels *kernels_neon_dotprod() { return Impl<Neon>::table("neon-dotprod"); }
+const Kernels *kernels_neon_dotprod() { return kernel_table<Neon>("neon-dotprod"); }
 
 }  // namespace edgebert

@@ -9,16 +9,31 @@ namespace {
 
 template <>
 template <>
-EB_INLINE void Impl<Neon>::gelu_all<4>(float32x4_t (&x)[4]) {
+EB_INLINE void Steps<Neon>::gelu_all<4>(float32x4_t (&x)[4]) {
     const float(*constant)[COPIES] = at_each_use(GELU_COPIES.of);
-    float32x4_t s[4], p[4];
+    float32x4_t s[4], square[4], middle[4], low[4], z[4], f[4], p[4];
     EB_UNROLL for (uint32_t j = 0; j < 4; j++) {
-        s[j] = vsubq_f32(vminq_f32(vabsq_f32(x[j]), vdupq_n_f32(GELU_LIMIT)), vdupq_n_f32(GELU_LIMIT / 2));
-        p[j] = vdupq_n_f32(GELU[GELU_DEGREE]);
+        s[j] = vminq_f32(vabsq_f32(x[j]), vdupq_n_f32(GELU_LIMIT));
+        square[j] = vmulq_f32(s[j], s[j]);
+        p[j] = vfmaq_f32(vld1q_f32(&constant[4][j * 4]), vdupq_n_f32(GELU[5]), s[j]);
+        middle[j] = vfmaq_f32(vld1q_f32(&constant[2][j * 4]), vdupq_n_f32(GELU[3]), s[j]);
+        low[j] = vfmaq_f32(vld1q_f32(&constant[0][j * 4]), vdupq_n_f32(GELU[1]), s[j]);
     }
-    EB_UNROLL for (int i = GELU_DEGREE - 1; i >= 0; i--) EB_UNROLL for (uint32_t j = 0; j < 4; j++) p[j] =
-        vfmaq_f32(vld1q_f32(&constant[i][j * 4]), p[j], s[j]);
-    EB_UNROLL for (uint32_t j = 0; j < 4; j++) x[j] = vsubq_f32(vmaxq_f32(x[j], vdupq_n_f32(0.0f)), p[j]);
+    EB_UNROLL for (uint32_t j = 0; j < 4; j++) p[j] = vfmaq_f32(middle[j], p[j], square[j]);
+    EB_UNROLL for (uint32_t j = 0; j < 4; j++) p[j] = vfmaq_f32(low[j], p[j], square[j]);
+    EB_UNROLL for (uint32_t j = 0; j < 4; j++) {
+        z[j] = vaddq_f32(p[j], vdupq_n_f32(ROUNDER));
+        f[j] = vsubq_f32(p[j], vsubq_f32(z[j], vdupq_n_f32(ROUNDER)));
+        p[j] = vdupq_n_f32(GELU_EXP2[4]);
+    }
+    constant = at_each_use(GELU_EXP2_COPIES.of);
+    EB_UNROLL for (int i = 3; i >= 0; i--) EB_UNROLL for (uint32_t j = 0; j < 4; j++) p[j] =
+        vfmaq_f32(vld1q_f32(&constant[i][j * 4]), p[j], f[j]);
+    EB_UNROLL for (uint32_t j = 0; j < 4; j++) {
+        // p * 2^z: the lowest bits of z, moved to the exponent's place
+        const int32x4_t bits = vmlaq_n_s32(vreinterpretq_s32_f32(p[j]), vreinterpretq_s32_f32(z[j]), 1 << 23);
+        x[j] = vfmaq_f32(vmaxq_f32(x[j], vdupq_n_f32(0.0f)), s[j], vreinterpretq_f32_s32(bits));
+    }
 }
 
 // The row's outputs from its sums, the zero points' part already in them.
@@ -43,8 +58,8 @@ EB_INLINE void store_row(const int32x4_t (&acc)[N], const RowParameters &row, co
 
 template <>
 template <Finish FINISH, uint32_t N>
-EB_INLINE void Impl<Neon>::finish_row(const int32x4_t (&acc)[N], const RowParameters &row,
-                                      const TokenScales &scales, uint32_t lane, float *out) {
+EB_INLINE void LinearLayers<Neon>::finish_row(const int32x4_t (&acc)[N], const RowParameters &row,
+                                              const TokenScales &scales, uint32_t lane, float *out) {
     int32x4_t sum[N];
     EB_UNROLL for (uint32_t j = 0; j < N; j++) sum[j] =
         vmlsq_n_s32(acc[j], vld1q_s32(scales.zero + lane + j * WIDTH), row.sum);
@@ -53,9 +68,9 @@ EB_INLINE void Impl<Neon>::finish_row(const int32x4_t (&acc)[N], const RowParame
 
 template <>
 template <Finish FINISH, bool FIRST, bool LAST, uint32_t N>
-inline void Impl<Neon>::sparse_slab(const SparseSlab &slab, uint32_t chunk_begin, uint32_t chunk_end,
-                                    const uint8_t *packed, const TokenScales &scales, uint32_t lane,
-                                    float *out, int32_t *partial) {
+inline void LinearLayers<Neon>::sparse_slab(const SparseSlab &slab, uint32_t chunk_begin, uint32_t chunk_end,
+                                            const uint8_t *packed, const TokenScales &scales, uint32_t lane,
+                                            float *out, int32_t *partial) {
     const size_t first = slab.chunk_start[chunk_begin];
     const int8_t *values = slab.values + first * 4;
     const uint8_t *index = slab.index.data() + first;
@@ -82,9 +97,9 @@ inline void Impl<Neon>::sparse_slab(const SparseSlab &slab, uint32_t chunk_begin
 
 template <>
 template <Finish FINISH>
-inline void Impl<Neon>::sparse_linear(const Linear &linear, uint32_t begin, uint32_t end,
-                                      const uint8_t *packed, const TokenScales &scales, uint32_t lanes,
-                                      float *out, int32_t *partial) {
+inline void LinearLayers<Neon>::sparse_linear(const Linear &linear, uint32_t begin, uint32_t end,
+                                              const uint8_t *packed, const TokenScales &scales,
+                                              uint32_t lanes, float *out, int32_t *partial) {
     switch (lanes / GROUP) {
         case 4:
             return sparse_lanes<FINISH, 16>(linear, begin, end, packed, scales, 0, out, partial);
@@ -118,8 +133,8 @@ EB_INLINE void pack_block(const float *x, uint32_t rows, const float32x4_t (&inv
 
 template <>
 template <>
-EB_INLINE void Impl<Neon>::pack_lanes<4>(const float *x, uint32_t rows, uint8_t *packed, uint32_t lane,
-                                         const float32x4_t (&inverse)[4], const int32x4_t (&zero)[4]) {
+EB_INLINE void Activations<Neon>::pack_lanes<4>(const float *x, uint32_t rows, uint8_t *packed, uint32_t lane,
+                                                const float32x4_t (&inverse)[4], const int32x4_t (&zero)[4]) {
     int16x8_t offset[4];
     EB_UNROLL for (uint32_t j = 0; j < 4; j++) {
         const int16x8_t shifted = vreinterpretq_s16_s32(vsubq_s32(zero[j], vdupq_n_s32(Neon::SHIFT)));

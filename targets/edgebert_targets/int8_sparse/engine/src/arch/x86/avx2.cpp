@@ -13,6 +13,7 @@ struct Avx2 : Lanes256 {
     };
     using X = __m256i;
     static constexpr uint32_t DENSE_ROWS = 2, DENSE_VECTORS = 4, SPARSE_VECTORS = 4;
+    static constexpr uint32_t SPARSE_SUMS = 1;
     static constexpr size_t PAIR = TILE * 4, BLOCK = PAIR * 2;
     static constexpr int32_t SHIFT = 0, OFFSET = 128;
 
@@ -42,20 +43,13 @@ struct Avx2 : Lanes256 {
     }
 
     template <uint32_t N>
-    static inline void sparse_row(I (&acc)[N], const int8_t *values, const uint8_t *index, uint32_t count,
-                                  const uint8_t *packed, uint32_t lane) {
-        const uint8_t *x = packed + size_t{lane} * 4;
-        for (; count >= 4; count -= 4, values += 16, index += 4) {
-            uint32_t blocks;
-            std::memcpy(&blocks, index, 4);
-            const TwoBlocks low(values), high(values + 8);
-            add_block(acc, x + (blocks & 0xff) * BLOCK, low.first);
-            add_block(acc, x + (blocks >> 8 & 0xff) * BLOCK, low.second);
-            add_block(acc, x + (blocks >> 16 & 0xff) * BLOCK, high.first);
-            add_block(acc, x + (blocks >> 24) * BLOCK, high.second);
-        }
-        for (uint32_t k = 0; k < count; k++)
-            add_block(acc, x + size_t{index[k]} * BLOCK, load_w(values + size_t{k} * 4));
+    EB_INLINE static void add_four(I (&acc)[N], I (&)[N], const uint8_t *x, uint64_t numbers,
+                                   const int8_t *values) {
+        const TwoBlocks low(values), high(values + 8);
+        add_block<N>(acc, x + (numbers & 0xff) * BLOCK, low.first);
+        add_block<N>(acc, x + (numbers >> 8 & 0xff) * BLOCK, low.second);
+        add_block<N>(acc, x + (numbers >> 16 & 0xff) * BLOCK, high.first);
+        add_block<N>(acc, x + (numbers >> 24 & 0xff) * BLOCK, high.second);
     }
 
     // Eight weights, widened at once.
@@ -97,8 +91,8 @@ struct Avx2 : Lanes256 {
 // Two rows at a time, each with the weights of two blocks widened at once.
 template <>
 template <uint32_t R, uint32_t N>
-inline void Impl<Avx2>::products(__m256i (&acc)[R][N], const int8_t *const (&row)[R], size_t,
-                                 const uint8_t *x, uint32_t lane, uint32_t blocks) {
+inline void Products<Avx2>::add(__m256i (&acc)[R][N], const int8_t *const (&row)[R], size_t, const uint8_t *x,
+                                uint32_t lane, uint32_t blocks) {
     static_assert(R == 1 || R % 2 == 0, "rows come in pairs");
     for (uint32_t i = 0; i < R; i += 2) {
         const uint8_t *at = x + size_t{lane} * 4;
@@ -125,8 +119,8 @@ inline void Impl<Avx2>::products(__m256i (&acc)[R][N], const int8_t *const (&row
 // The weights of neighbours are neighbours.
 template <>
 template <uint32_t N>
-inline void Impl<Avx2>::key_products(__m256i (&acc)[4][N], const int8_t *keys, const uint8_t *queries,
-                                     uint32_t lane, uint32_t blocks) {
+inline void Attention<Avx2>::key_products(__m256i (&acc)[4][N], const int8_t *keys, const uint8_t *queries,
+                                          uint32_t lane, uint32_t blocks) {
     for (uint32_t i = 0; i < 4; i += 2) {
         const uint8_t *at = queries + size_t{lane} * 4;
         __m256i first[N], second[N];
@@ -142,6 +136,6 @@ inline void Impl<Avx2>::key_products(__m256i (&acc)[4][N], const int8_t *keys, c
 
 }  // namespace
 
-const Kernels *kernels_avx2() { return Impl<Avx2>::table("avx2"); }
+const Kernels *kernels_avx2() { return kernel_table<Avx2>("avx2"); }
 
 }  // namespace edgebert

@@ -18,6 +18,8 @@ struct Avx512Vnni {
     using X = __m512i;
     using W = __m512i;
     static constexpr uint32_t WIDTH = 16, DENSE_ROWS = 4, DENSE_VECTORS = 4, SPARSE_VECTORS = 4;
+    // Two sets of sums, because one waits for its own latency: 4 vectors at 4 cycles each.
+    static constexpr uint32_t SPARSE_SUMS = 2;
     static constexpr size_t BLOCK = TILE * 4;
     static constexpr int32_t SHIFT = 0, OFFSET = 128;
 
@@ -97,44 +99,24 @@ struct Avx512Vnni {
     // As assembly because gcc 12 copies the accumulator around the intrinsic.
     static inline void dot(I &acc, X x, W w) { __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w)); }
 
+    // Loads are the limit, two a cycle: the weights of 4 blocks are one.
     template <uint32_t N>
-    static inline void sparse_row(I (&acc)[N], const int8_t *values, const uint8_t *index, uint32_t count,
-                                  const uint8_t *packed, uint32_t lane) {
-        const uint8_t *x = packed + size_t{lane} * 4;
-        // A second set of sums, because one set waits for its own latency: 4 vectors at 4 cycles each.
-        I other[N];
-        EB_UNROLL for (uint32_t j = 0; j < N; j++) other[j] = _mm512_setzero_si512();
-        // Loads are the limit, two a cycle: one for the weights of 4 blocks, one for their numbers.
-        for (; count >= 4; count -= 4, values += 16, index += 4) {
-            uint32_t blocks;
-            std::memcpy(&blocks, index, 4);
-            const __m512i w =
-                _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)));
-            add_block<N, _MM_PERM_AAAA>(acc, x + (blocks & 0xff) * BLOCK, w);
-            add_block<N, _MM_PERM_BBBB>(other, x + (blocks >> 8 & 0xff) * BLOCK, w);
-            add_block<N, _MM_PERM_CCCC>(acc, x + (blocks >> 16 & 0xff) * BLOCK, w);
-            add_block<N, _MM_PERM_DDDD>(other, x + (blocks >> 24) * BLOCK, w);
-        }
-        for (uint32_t k = 0; k < count; k++) {
-            const W w = load_w(values + size_t{k} * 4);
-            const uint8_t *at = x + size_t{index[k]} * BLOCK;
-            __asm__("" : "+r"(at));  // one address for all vectors: gcc would make four, and spill them
-            EB_UNROLL for (uint32_t j = 0; j < N; j++)
-                dot(other[j], _mm512_load_si512(at + size_t{j} * 64), w);
-        }
-        EB_UNROLL for (uint32_t j = 0; j < N; j++) acc[j] = _mm512_add_epi32(acc[j], other[j]);
+    EB_INLINE static void add_four(I (&even)[N], I (&odd)[N], const uint8_t *x, uint64_t numbers,
+                                   const int8_t *values) {
+        const __m512i w = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)));
+        add_block<N>(even, x + (numbers & 0xff) * BLOCK, _mm512_shuffle_epi32(w, _MM_PERM_AAAA));
+        add_block<N>(odd, x + (numbers >> 8 & 0xff) * BLOCK, _mm512_shuffle_epi32(w, _MM_PERM_BBBB));
+        add_block<N>(even, x + (numbers >> 16 & 0xff) * BLOCK, _mm512_shuffle_epi32(w, _MM_PERM_CCCC));
+        add_block<N>(odd, x + (numbers >> 24 & 0xff) * BLOCK, _mm512_shuffle_epi32(w, _MM_PERM_DDDD));
     }
-
-    // The block whose weights are element BLOCK of each 128 bits.
-    template <uint32_t N, _MM_PERM_ENUM ELEMENT>
-    static inline void add_block(I (&acc)[N], const uint8_t *at, __m512i weights) {
-        const W w = _mm512_shuffle_epi32(weights, ELEMENT);
+    template <uint32_t N>
+    EB_INLINE static void add_block(I (&acc)[N], const uint8_t *at, W w) {
         EB_UNROLL for (uint32_t j = 0; j < N; j++) dot(acc[j], _mm512_load_si512(at + size_t{j} * 64), w);
     }
 };
 
 }  // namespace
 
-const Kernels *kernels_avx512_vnni() { return Impl<Avx512Vnni>::table("avx512-vnni"); }
+const Kernels *kernels_avx512_vnni() { return kernel_table<Avx512Vnni>("avx512-vnni"); }
 
 }  // namespace edgebert

@@ -8,6 +8,7 @@ struct AvxVnni : Lanes256 {
     using X = __m256i;
     using W = __m256i;
     static constexpr uint32_t DENSE_ROWS = 4, DENSE_VECTORS = 2, SPARSE_VECTORS = 8;
+    static constexpr uint32_t SPARSE_SUMS = 1;
     static constexpr size_t BLOCK = TILE * 4;
     static constexpr int32_t SHIFT = 0, OFFSET = 128;
 
@@ -35,33 +36,24 @@ struct AvxVnni : Lanes256 {
         __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(x), "x"(w));
     }
 
+    // Loads are the limit, two a cycle: the weights of 4 blocks are one.
     template <uint32_t N>
-    static inline void sparse_row(I (&acc)[N], const int8_t *values, const uint8_t *index, uint32_t count,
-                                  const uint8_t *packed, uint32_t lane) {
-        const uint8_t *x = packed + size_t{lane} * 4;
-        // Loads are the limit, two a cycle: one for the weights of 4 blocks, one for their numbers.
-        for (; count >= 4; count -= 4, values += 16, index += 4) {
-            uint32_t blocks;
-            std::memcpy(&blocks, index, 4);
-            const I w =
-                _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)));
-            add_block(acc, x + (blocks & 0xff) * BLOCK, _mm256_shuffle_epi32(w, 0x00));
-            add_block(acc, x + (blocks >> 8 & 0xff) * BLOCK, _mm256_shuffle_epi32(w, 0x55));
-            add_block(acc, x + (blocks >> 16 & 0xff) * BLOCK, _mm256_shuffle_epi32(w, 0xaa));
-            add_block(acc, x + (blocks >> 24) * BLOCK, _mm256_shuffle_epi32(w, 0xff));
-        }
-        for (uint32_t k = 0; k < count; k++)
-            add_block(acc, x + size_t{index[k]} * BLOCK, load_w(values + size_t{k} * 4));
+    EB_INLINE static void add_four(I (&acc)[N], I (&)[N], const uint8_t *x, uint64_t numbers,
+                                   const int8_t *values) {
+        const I w = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)));
+        add_block<N>(acc, x + (numbers & 0xff) * BLOCK, _mm256_shuffle_epi32(w, 0x00));
+        add_block<N>(acc, x + (numbers >> 8 & 0xff) * BLOCK, _mm256_shuffle_epi32(w, 0x55));
+        add_block<N>(acc, x + (numbers >> 16 & 0xff) * BLOCK, _mm256_shuffle_epi32(w, 0xaa));
+        add_block<N>(acc, x + (numbers >> 24 & 0xff) * BLOCK, _mm256_shuffle_epi32(w, 0xff));
     }
-
     template <uint32_t N>
-    static inline void add_block(I (&acc)[N], const uint8_t *at, W w) {
+    EB_INLINE static void add_block(I (&acc)[N], const uint8_t *at, W w) {
         EB_UNROLL for (uint32_t j = 0; j < N; j++) dot(acc[j], iload(at + size_t{j} * 32), w);
     }
 };
 
 }  // namespace
 
-const Kernels *kernels_avx_vnni() { return Impl<AvxVnni>::table("avx-vnni"); }
+const Kernels *kernels_avx_vnni() { return kernel_table<AvxVnni>("avx-vnni"); }
 
 }  // namespace edgebert
