@@ -3,7 +3,8 @@
     python benchmarks/onnx_forms.py CHECKPOINT [--quantized CHECKPOINT] [--lengths 32 64 128] [--rounds 50]
 
 Forms: the exported graph after onnxruntime.transformers.optimizer (fp32), the same after ONNX Runtime's own
-dynamic quantisation (per-channel weights, per-tensor inputs), our fp32 graph and, with --quantized, our INT8.
+dynamic quantisation (per-channel weights, per-tensor inputs), our fp32 graph and, with --quantized, our INT8,
+also with the exact kernels that a CPU without VNNI gets.
 One thread, batch 1, all tokens real. The forms take turns within each round, so that a busy machine hits all
 alike; figures are milliseconds of CPU time. Prints JSON. Needs the extras build and convert-x86.
 """
@@ -21,8 +22,11 @@ import numpy as np
 import onnxruntime as ort
 
 from edgebert_targets.base import ConvertOptions, SessionOptions
+from edgebert_targets.cpu import Cpu
 from edgebert_targets.encoder import load_encoder_spec
-from edgebert_targets.onnx_x86 import TARGET
+from edgebert_targets.onnx_x86 import TARGET, OnnxTarget
+
+WITHOUT_VNNI = Cpu("x86_64", frozenset({"avx2"}))
 
 
 def export_with_fusions(checkpoint: Path, folder: Path) -> tuple[Path, Path]:
@@ -117,6 +121,9 @@ def main() -> None:
             TARGET.convert(form, path, ConvertOptions())
             opened = TARGET.open(path, SessionOptions())
             runs[name] = lambda feed, s=opened: s.run(**feed)
+            if form.quantized:
+                exact = OnnxTarget(cpu=lambda: WITHOUT_VNNI).open(path, SessionOptions())
+                runs[f"{name}, as without VNNI"] = lambda feed, s=exact: s.run(**feed)
         vocabulary = spec.embeddings.word_shape[0]
         results = {
             str(length): measure(runs, length, vocabulary, options.rounds) for length in options.lengths

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert_targets.encoder import EncoderSpec
+from edgebert_targets.encoder import EncoderSpec, Task
 from edgebert_targets.errors import UnknownTargetError
 
 ENTRY_POINT_GROUP = "edgebert.targets"
@@ -24,6 +24,9 @@ Pays = Literal["yes", "no", "zipped only"]
 
 # Largest |logit difference| that another CPU or version of a float runtime may show.
 FLOAT_TOLERANCE = 0.1
+
+
+LENGTH_BUCKETS = (32, 64, 128, 256, 384)
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,19 @@ class SupportRow:
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """`lengths`: token lengths for backends with fixed shapes, ascending. Others ignore it."""
+    """`lengths`: token lengths for backends with fixed shapes, ascending (`lengths_up_to`). Others ignore it.
+
+    `weights`: "checkpoint" writes INT8 where the checkpoint is INT8, "float32" what the integers stand for
+    (the targets x86 and arm64; int8-sparse has no such form).
+    """
 
     lengths: tuple[int, ...] = (128,)
+    weights: Literal["checkpoint", "float32"] = "checkpoint"
+
+
+def lengths_up_to(longest: int, buckets: tuple[int, ...] = LENGTH_BUCKETS) -> tuple[int, ...]:
+    """The buckets below `longest`, then `longest` itself: lengths for texts of up to that many tokens."""
+    return (*(length for length in sorted(set(buckets)) if length < longest), longest)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,7 @@ class ArtifactFacts:
 
     `quantized_share`: bytes of INT8 weights and embeddings over bytes of all weights.
     `cpu_features_any`: at least one of these must be present; empty when none is needed.
+    `task` None: the backend does not say.
     """
 
     nbytes: int
@@ -88,6 +102,7 @@ class ArtifactFacts:
     cpu_architectures: tuple[str, ...]
     cpu_features_any: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+    task: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -112,10 +127,12 @@ class Session(Protocol):
         attention_mask: NDArray[np.int64],
         token_type_ids: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """Logits, float32 [batch, classes], from three int64 [batch, length] arrays.
+        """The task's answers, float32, from three int64 [batch, length] arrays.
 
-        Right-padded; ids are checked against the vocabulary before the runtime sees them.
-        Raises InputError for ids out of range, lengths over `max_length` or mismatched shapes.
+        Text classification: logits [batch, classes]. Token classification: [batch, length, classes].
+        Question answering: [batch, length, 2], the logits of start and end. Embedding: [batch, width].
+        Positions of padding are 0. Right-padded; ids are checked against the vocabulary before the runtime
+        sees them. Raises InputError for ids out of range, lengths over `max_length` or mismatched shapes.
         """
         ...
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgebert_targets.errors import WrongCpuError
-
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -43,23 +41,3 @@ def running_cpu(cpuinfo: Path = CPUINFO) -> Cpu:
         return Cpu(architecture, parse_cpuinfo(cpuinfo.read_text(encoding="utf-8", errors="replace")))
     except OSError:
         return Cpu(architecture, None)
-
-
-def require_any(cpu: Cpu, wanted: tuple[str, ...]) -> None:
-    """Raise WrongCpuError unless `cpu` has one of `wanted`; other architectures than x86-64 pass.
-
-    x86 without VNNI adds u8 × s8 products in saturating 16 bits, ARM adds them exactly. Where the system
-    does not list features (not Linux), the answer is no: refusing is better than silently wrong classes.
-    """
-    if not wanted or cpu.architecture != "x86_64" or cpu.has_any(wanted):
-        return
-    names = " or ".join(wanted)
-    if cpu.features is None:
-        raise WrongCpuError(
-            f"this system does not say whether its CPU has {names}, which the INT8 model needs;"
-            " run it on Linux or build without INT8"
-        )
-    raise WrongCpuError(
-        f"this CPU lacks {names}, which the INT8 model needs to add exactly;"
-        " run it on a newer CPU or build without INT8"
-    )

@@ -13,8 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert_targets.errors import UnsupportedModelError
-
 FloatArray = NDArray[np.float32]
 Activation = Literal["gelu", "gelu_tanh", "relu", "tanh"]
 
@@ -157,11 +155,12 @@ class EmbeddingHead:
 
 
 Head = ClassificationHead | TokenHead | QuestionHead | EmbeddingHead
-HEAD_WORDS: dict[type[Head], str] = {
-    ClassificationHead: "a classification head",
-    TokenHead: "a token classification head",
-    QuestionHead: "a question answering head",
-    EmbeddingHead: "no head",
+Task = Literal["text-classification", "token-classification", "question-answering", "embedding"]
+TASKS: dict[type[Head], Task] = {
+    ClassificationHead: "text-classification",
+    TokenHead: "token-classification",
+    QuestionHead: "question-answering",
+    EmbeddingHead: "embedding",
 }
 
 
@@ -185,6 +184,18 @@ class EncoderSpec:
     def quantized(self) -> bool:
         """Whether any linear layer or table is INT8."""
         return any(isinstance(weight, QuantizedTensor) for weight in self.weights())
+
+    @property
+    def task(self) -> Task:
+        """What the head is for."""
+        return TASKS[type(self.head)]
+
+    @property
+    def outputs(self) -> int:
+        """Floats that the model answers for a sequence, or for each token where the task is about tokens."""
+        if isinstance(self.head, EmbeddingHead):
+            return self.hidden_size
+        return len(self.head.out.bias)
 
     def linears(self) -> tuple[Linear, ...]:
         """Every linear layer, in the order in which data flows."""
@@ -231,13 +242,37 @@ def with_float_positions(spec: EncoderSpec) -> EncoderSpec:
     return replace(spec, embeddings=replace(spec.embeddings, position=position, token_type=token_type))
 
 
-def classification_head(spec: EncoderSpec, target: str) -> ClassificationHead:
-    """The head of a classifier. Raises UnsupportedModelError, which names `target`, for any other head."""
-    if isinstance(spec.head, ClassificationHead):
-        return spec.head
-    raise UnsupportedModelError(
-        f"the target {target} converts text classifiers, not a model with {HEAD_WORDS[type(spec.head)]};"
-        " use the target int8-sparse"
+def with_float_weights(spec: EncoderSpec) -> EncoderSpec:
+    """`spec` with every INT8 weight as the float32 values that it stands for."""
+
+    def linear(stored: Linear) -> Linear:
+        return replace(stored, weight=as_float(stored.weight))
+
+    def layer(stored: EncoderLayer) -> EncoderLayer:
+        return replace(
+            stored,
+            query=linear(stored.query),
+            key=linear(stored.key),
+            value=linear(stored.value),
+            attention_output=linear(stored.attention_output),
+            intermediate=linear(stored.intermediate),
+            output=linear(stored.output),
+        )
+
+    tables, head = spec.embeddings, spec.head
+    if isinstance(head, ClassificationHead):
+        head = replace(head, dense=linear(head.dense), out=linear(head.out))
+    elif isinstance(head, TokenHead | QuestionHead):
+        head = replace(head, out=linear(head.out))
+    embeddings = replace(
+        tables,
+        word=as_float(tables.word),
+        position=as_float(tables.position),
+        token_type=None if tables.token_type is None else as_float(tables.token_type),
+        projection=None if tables.projection is None else linear(tables.projection),
+    )
+    return replace(
+        spec, embeddings=embeddings, layers=tuple(layer(stored) for stored in spec.layers), head=head
     )
 
 

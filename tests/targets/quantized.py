@@ -21,9 +21,11 @@ def quantized_names(folder: Path) -> list[str]:
     )
 
 
-def quantize_checkpoint(folder: Path) -> Path:
+def quantize_checkpoint(folder: Path, tables: bool = False) -> Path:
+    """`tables`: the position and token-type tables too."""
     tensors = load_file(folder / "model.safetensors")
-    names = quantized_names(folder)
+    more = [name for name in tensors if any(table in name for table in FLOAT_TABLES)] if tables else []
+    names = sorted([*quantized_names(folder), *more])
     stored = {}
     for name in names:
         scale = (np.abs(tensors[name]).max(axis=1) / 127).astype(np.float32)

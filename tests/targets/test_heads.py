@@ -1,4 +1,4 @@
-"""Heads other than a text classifier's, INT8 position tables, and what the other targets make of them."""
+"""Heads other than a text classifier's, INT8 position tables, and what the targets make of those."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from safetensors.numpy import load_file, save_file
 
 from edgebert_targets.base import ConvertOptions, SessionOptions, Target
 from edgebert_targets.encoder import (
@@ -26,10 +25,9 @@ from edgebert_targets.encoder import (
     with_float_positions,
 )
 from edgebert_targets.errors import ArtifactError, UnsupportedModelError
-from edgebert_targets.int8_sparse.rows import quantize_rows
 from tests.factories import ARCHITECTURES, LABELS
 from tests.targets.conftest import Checkpoints
-from tests.targets.quantized import quantized_names, write_record
+from tests.targets.quantized import quantize_checkpoint
 
 MEAN = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
 
@@ -134,38 +132,14 @@ def test_other_architectures(architectures: Any, checkpoints: Checkpoints, tmp_p
         load_encoder_spec(folder)
 
 
-def test_classifier_targets_name_themselves(target: Target, checkpoints: Checkpoints, tmp_path: Path) -> None:
-    for head in ("AutoModelForTokenClassification", "AutoModel"):
-        with_head(checkpoints("bert", False), tmp_path / head, head)
-        spec = load_encoder_spec(tmp_path / head)
-        with pytest.raises(UnsupportedModelError, match=f"target {target.name} .*int8-sparse"):
-            target.convert(spec, tmp_path / target.model_file, ConvertOptions(lengths=(8,)))
-        assert not (tmp_path / target.model_file).exists()
-
-
-def quantize_everything(source: Path, folder: Path) -> Path:
-    """A copy of `source` with every matrix INT8, the position and token-type tables included."""
-    shutil.copytree(source, folder)
-    tensors = load_file(folder / "model.safetensors")
-    tables = [name for name in tensors if "position_embeddings" in name or "token_type_embeddings" in name]
-    names = sorted([*quantized_names(folder), *tables])
-    stored: dict[str, Any] = {}
-    for name in names:
-        rounded = quantize_rows(tensors[name])
-        stored[name], stored[f"{name}.scale"] = rounded.values, rounded.scale
-        tensors[name] = rounded.dequantize()
-    save_file(stored, folder / "quantized.safetensors")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    write_record(folder, names)
-    return folder
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_int8_position_tables(
     architecture: str, target: Target, checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     """The spec holds the integers; the other targets run what they stand for."""
-    folder = quantize_everything(checkpoints(architecture, False), tmp_path / "model")
+    folder = quantize_checkpoint(
+        Path(shutil.copytree(checkpoints(architecture, False), tmp_path / "model")), tables=True
+    )
     spec = load_encoder_spec(folder)
     position = spec.embeddings.position
     assert isinstance(position, QuantizedTensor)
@@ -189,7 +163,7 @@ def test_a_single_int8_token_type_keeps_its_row(checkpoints: Checkpoints, tmp_pa
     source = tmp_path / "source"
     with_head(checkpoints("roberta", False), source, "AutoModelForSequenceClassification", type_vocab_size=1)
     assert load_encoder_spec(source).embeddings.token_type is None
-    spec = load_encoder_spec(quantize_everything(source, tmp_path / "model"))
+    spec = load_encoder_spec(quantize_checkpoint(source, tables=True))
     assert spec.embeddings.token_types == 1
     floats = with_float_positions(spec).embeddings
     assert floats.token_type is None

@@ -11,7 +11,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from edgebert_targets.base import ConvertOptions, SessionOptions
+from edgebert_targets.base import ConvertOptions, SessionOptions, lengths_up_to
 from edgebert_targets.encoder import load_encoder_spec
 from edgebert_targets.errors import ArtifactError, InputError, MissingExtraError, UnsupportedModelError
 from edgebert_targets.litert_arm64 import TARGET
@@ -48,12 +48,13 @@ def test_each_row_runs_at_the_smallest_length(checkpoints: Checkpoints, tmp_path
 
 
 def test_lengths_share_their_weights(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    one = stored_buffers(convert(checkpoints, tmp_path, 32))
-    three = stored_buffers(convert(checkpoints, tmp_path, 8, 16, 32))
-    extra = sum(value.size for _, value in three) - sum(value.size for _, value in one)
+    def weights(path: Path) -> int:
+        """Bytes of the large buffers: shapes, notes and vectors are small."""
+        return sum(value.size for _, value in stored_buffers(path) if value.size >= 1024)
+
+    one, three = convert(checkpoints, tmp_path, 32), convert(checkpoints, tmp_path, 8, 16, 32)
     positions = (8 + 16) * 32 * 4
-    shapes = 600  # the shorter graphs' own shape constants
-    assert positions <= extra < positions + shapes
+    assert weights(three) - weights(one) == positions
 
 
 def test_buffers_are_aligned(checkpoints: Checkpoints, tmp_path: Path) -> None:
@@ -151,3 +152,18 @@ def test_missing_libraries(
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=r"is not installed; run: pip install 'edgebert\["):
         TARGET.convert(spec, tmp_path / "model.tflite", ConvertOptions(lengths=(8,)))
+
+
+def test_lengths_up_to() -> None:
+    assert lengths_up_to(128) == (32, 64, 128)
+    assert lengths_up_to(100) == (32, 64, 100)
+    assert lengths_up_to(16) == (16,)
+    assert lengths_up_to(512) == (32, 64, 128, 256, 384, 512)
+    assert lengths_up_to(48, (8, 16, 16, 64)) == (8, 16, 48)
+
+
+def test_the_first_subgraph_takes_the_longest_texts(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    """What a runtime takes that knows no signatures."""
+    path = convert(checkpoints, tmp_path, 8, 16)
+    shapes = {tuple(value["shape"]) for value in Interpreter(str(path)).get_input_details()}
+    assert shapes == {(1, 16)}

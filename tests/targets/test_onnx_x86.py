@@ -1,4 +1,4 @@
-"""What only the x86 target has: CPU features, any length, a graph that onnxruntime alone runs."""
+"""What only the x86 target has: any length, a graph that onnxruntime alone runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import onnxruntime
 import pytest
 
 from edgebert_targets.base import ConvertOptions, SessionOptions
-from edgebert_targets.cpu import Cpu
 from edgebert_targets.encoder import load_encoder_spec
-from edgebert_targets.errors import ArtifactError, MissingExtraError, WrongCpuError
-from edgebert_targets.onnx_x86 import TARGET, OnnxTarget
+from edgebert_targets.errors import ArtifactError, MissingExtraError
+from edgebert_targets.onnx_x86 import TARGET
 from tests.targets.conftest import Checkpoints
 from tests.targets.sequences import batch
 
@@ -27,26 +26,6 @@ def int8_model(checkpoints: Checkpoints, tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
     TARGET.convert(load_encoder_spec(checkpoints("bert", True)), path, OPTIONS)
     return path
-
-
-def test_int8_refuses_cpus_that_saturate(int8_model: Path) -> None:
-    def target(architecture: str, *features: str) -> OnnxTarget:
-        return OnnxTarget(cpu=lambda: Cpu(architecture, frozenset(features)))
-
-    with pytest.raises(WrongCpuError, match="avx512_vnni or avx_vnni"):
-        target("x86_64", "avx2", "avx512f").open(int8_model, SessionOptions())
-    with pytest.raises(WrongCpuError, match="Linux"):
-        OnnxTarget(cpu=lambda: Cpu("x86_64", None)).open(int8_model, SessionOptions())
-    for fit in (target("x86_64", "avx_vnni"), target("x86_64", "avx512_vnni"), target("aarch64")):
-        assert fit.open(int8_model, SessionOptions()).run(*batch(4)).shape == (1, 3)
-    assert TARGET.inspect(int8_model).cpu_features_any == ("avx512_vnni", "avx_vnni")
-
-
-def test_fp32_runs_on_any_cpu(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    TARGET.convert(load_encoder_spec(checkpoints("bert", False)), path, OPTIONS)
-    old = OnnxTarget(cpu=lambda: Cpu("x86_64", frozenset()))
-    assert old.open(path, SessionOptions()).run(*batch(4)).shape == (1, 3)
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 64])
@@ -80,7 +59,8 @@ def test_a_foreign_onnx_model_is_refused(int8_model: Path, tmp_path: Path) -> No
     foreign.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match="metadata"):
         TARGET.open(foreign, SessionOptions())
-    onnx.helper.set_model_props(model, {"edgebert.format": "1", "edgebert.vocabulary": "many"})
+    properties = {"edgebert.format": "1", "edgebert.task": "embedding", "edgebert.vocabulary": "many"}
+    onnx.helper.set_model_props(model, properties)
     foreign.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match="'many'"):
         TARGET.inspect(foreign)

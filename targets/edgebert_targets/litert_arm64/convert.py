@@ -6,29 +6,29 @@ import math
 
 import numpy as np
 
+from edgebert_targets.answers import OUTPUT_NAMES
 from edgebert_targets.encoder import (
-    ClassificationHead,
     EncoderLayer,
     EncoderSpec,
     as_float,
-    classification_head,
 )
 from edgebert_targets.errors import UnsupportedModelError
 from edgebert_targets.litert_arm64 import ops
 from edgebert_targets.litert_arm64.flatbuffer import GraphWriter, ModelWriter
-from edgebert_targets.litert_arm64.signature import signature_key
+from edgebert_targets.litert_arm64.heads import write_head
+from edgebert_targets.litert_arm64.mediapipe import METADATA_NAME, mediapipe_part, metadata, with_files
+from edgebert_targets.litert_arm64.signature import NOTE_NAME, signature_key
 
 MASKED = -1e4  # added to the scores of padding: its exponential is exactly 0 in float32
 MAX_FILE_BYTES = 2**31 - 2**20  # flatbuffers' limit less room for the graph
 
 
 def litert_model(spec: EncoderSpec, lengths: tuple[int, ...]) -> bytes:
-    """The file's bytes. Inputs int32 [1, length] by name, output float32 `logits` [1, classes].
+    """The file's bytes. Inputs int32 [1, length] by name, outputs float32 [1, …] (`answers.OUTPUT_NAMES`).
 
-    Position and token-type tables must be float (`with_float_positions`). Raises UnsupportedModelError for a
-    head that is no classifier's, lengths that the model does not have, and files over 2 GB.
+    Position and token-type tables must be float (`with_float_positions`). Raises UnsupportedModelError for
+    lengths that the model does not have, and files over 2 GB.
     """
-    head = classification_head(spec, "arm64")
     if not lengths or list(lengths) != sorted(set(lengths)) or not 0 < lengths[0] <= lengths[-1]:
         raise UnsupportedModelError(f"lengths {lengths} are not ascending positive numbers; correct them")
     if lengths[-1] > spec.max_length:
@@ -41,38 +41,45 @@ def litert_model(spec: EncoderSpec, lengths: tuple[int, ...]) -> bytes:
             f"{size} bytes of weights exceed LiteRT's 2 GB; quantise the model to INT8"
         )
     writer = ModelWriter("edgebert")
-    for length in lengths:
-        _Encoder(spec, head, writer, length).write()
-    return writer.serialize()
+    # The first subgraph is what a runtime takes that knows no signatures: the one that holds every text.
+    for length in reversed(lengths):
+        _Encoder(spec, writer, length).write()
+    part = mediapipe_part(spec, lengths)
+    writer.metadata(NOTE_NAME, part.note.encode())
+    if part.files:
+        writer.metadata(METADATA_NAME, metadata(input_names(spec), OUTPUT_NAMES[spec.task][0]))
+    return with_files(writer.serialize(), part.files)
+
+
+def input_names(spec: EncoderSpec) -> tuple[str, ...]:
+    """In the order of the subgraph's inputs."""
+    types = ("token_type_ids",) if spec.embeddings.token_type is not None else ()
+    return ("input_ids", "attention_mask", *types)
 
 
 class _Encoder:
     """Writes one subgraph of a fixed length. Activations are [length, width]: the batch is always 1."""
 
-    def __init__(self, spec: EncoderSpec, head: ClassificationHead, writer: ModelWriter, length: int) -> None:
+    def __init__(self, spec: EncoderSpec, writer: ModelWriter, length: int) -> None:
         self._spec = spec
-        self._classifier = head
         self._writer = writer
         self._length = length
         self._graph = GraphWriter(writer, signature_key(length))
 
     def write(self) -> None:
         graph, shape = self._graph, (1, self._length)
-        inputs = {
-            name: graph.tensor(shape, "int32", name)
-            for name in ("input_ids", "attention_mask", "token_type_ids")
-            if name != "token_type_ids" or self._spec.embeddings.token_type is not None
-        }
+        inputs = {name: graph.tensor(shape, "int32", name) for name in input_names(self._spec)}
         hidden = self._embeddings(inputs)
         mask = self._mask(inputs["attention_mask"])
         for layer in self._spec.layers:
             hidden = self._layer(layer, hidden, mask)
-        logits = self._head(hidden)
-        graph.graph.tensors[logits].name = "logits"
-        self._writer.add(graph.graph, signature_key(self._length), list(inputs.values()), logits)
+        graph.module = "head"
+        outputs = write_head(graph, self._spec, hidden, inputs["attention_mask"])
+        self._writer.add(graph.graph, signature_key(self._length), list(inputs.values()), outputs)
 
     def _embeddings(self, inputs: dict[str, int]) -> int:
         graph, tables = self._graph, self._spec.embeddings
+        graph.module = tables.name
         ids = ops.reshape(graph, inputs["input_ids"], [self._length], "int32")
         total = ops.lookup(graph, ids, f"{tables.name}.word_embeddings.weight", tables.word)
         if tables.token_type is not None:
@@ -105,6 +112,7 @@ class _Encoder:
 
     def _layer(self, layer: EncoderLayer, hidden: int, mask: int) -> int:
         graph = self._graph
+        graph.module = layer.query.name.partition(".attention")[0]
         attended = ops.linear(graph, self._attention(layer, hidden, mask), layer.attention_output)
         hidden = ops.layer_norm(graph, ops.add(graph, attended, hidden), layer.attention_norm)
         inner = ops.activate(graph, ops.linear(graph, hidden, layer.intermediate), self._spec.activation)
@@ -130,8 +138,3 @@ class _Encoder:
         heads = self._spec.heads
         split = ops.reshape(self._graph, x, [self._length, heads, self._spec.hidden_size // heads])
         return ops.transpose(self._graph, split, [1, 0, 2])
-
-    def _head(self, hidden: int) -> int:
-        graph, head = self._graph, self._classifier
-        dense = ops.linear(graph, ops.first_row(graph, hidden), head.dense)
-        return ops.linear(graph, ops.activate(graph, dense, head.activation), head.out)

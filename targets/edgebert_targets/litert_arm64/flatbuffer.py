@@ -14,9 +14,13 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from edgebert_targets.encoder import FloatArray
+from edgebert_targets.errors import UnsupportedModelError
+from edgebert_targets.litert_arm64.operators import ALLOWED_OPS
+from edgebert_targets.litert_arm64.signature import length_of
 
 FILE_IDENTIFIER = b"TFL3"
 ALIGNMENT = 16  # the schema's force_align of buffer data
+OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if name[0] != "_"}
 TENSOR_TYPES = {
     "float32": schema.TensorType.FLOAT32,
     "int8": schema.TensorType.INT8,
@@ -39,6 +43,15 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+class _SharedScales(schema.QuantizationParametersT):  # type: ignore[misc]
+    """Scales that every subgraph's tensor points to: they are written once."""
+
+    def Pack(self, builder: Any) -> int:
+        if not hasattr(self, "_offset"):
+            self._offset = int(super().Pack(builder))
+        return self._offset
+
+
 class ModelWriter:
     """Buffers and operator codes of one file; `graphs` add the rest."""
 
@@ -53,6 +66,7 @@ class ModelWriter:
             metadata=[],
         )
         self._buffers: dict[str, int] = {}
+        self._scales: dict[str, _SharedScales] = {}
         self._codes: dict[tuple[int, int], int] = {}
 
     def buffer(self, name: str, value: NDArray[Any]) -> int:
@@ -62,6 +76,14 @@ class ModelWriter:
             self._model.buffers.append(_AlignedBuffer(data=data))
             self._buffers[name] = len(self._model.buffers) - 1
         return self._buffers[name]
+
+    def scales(self, name: str, scale: FloatArray) -> _SharedScales:
+        """Symmetric quantisation of the tensor `name`, one scale a row, stored once."""
+        if name not in self._scales:
+            self._scales[name] = _SharedScales(
+                scale=scale.tolist(), zeroPoint=[0] * len(scale), quantizedDimension=0
+            )
+        return self._scales[name]
 
     def operator_code(self, builtin: int, version: int) -> int:
         """Index of the operator code, added on first use."""
@@ -75,9 +97,9 @@ class ModelWriter:
             self._codes[key] = len(self._model.operatorCodes) - 1
         return self._codes[key]
 
-    def add(self, graph: Any, signature: str, inputs: Sequence[int], output: int) -> None:
+    def add(self, graph: Any, signature: str, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Add a finished subgraph with its signature; names are the tensors' own."""
-        graph.inputs, graph.outputs = list(inputs), [output]
+        graph.inputs, graph.outputs = list(inputs), list(outputs)
 
         def names(indices: Sequence[int]) -> list[Any]:
             return [schema.TensorMapT(name=graph.tensors[i].name, tensorIndex=i) for i in indices]
@@ -88,11 +110,18 @@ class ModelWriter:
                 signatureKey=signature,
                 subgraphIndex=len(self._model.subgraphs) - 1,
                 inputs=names(inputs),
-                outputs=names([output]),
+                outputs=names(outputs),
             )
         )
 
+    def metadata(self, name: str, value: bytes) -> None:
+        """Add a named buffer, which runtimes do not look at."""
+        buffer = self.buffer(f"metadata/{name}", np.frombuffer(value, np.uint8))
+        self._model.metadata.append(schema.MetadataT(name=name, buffer=buffer))
+
     def serialize(self) -> bytes:
+        # Signatures in the order of their lengths; the subgraphs come as they were written.
+        self._model.signatureDefs.sort(key=lambda signature: length_of(signature.signatureKey))
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(self._model.Pack(builder), file_identifier=FILE_IDENTIFIER)
         return bytes(builder.Output())
@@ -105,9 +134,13 @@ class GraphWriter:
         self._model = model
         self.graph = schema.SubGraphT(tensors=[], inputs=[], outputs=[], operators=[], name=name)
         self._constants: dict[str, int] = {}
+        self.module = ""  # of the checkpoint, whose operators are being added
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         return tuple(self.graph.tensors[tensor].shape)
+
+    def rename(self, tensor: int, name: str) -> None:
+        self.graph.tensors[tensor].name = name
 
     def tensor(self, shape: Sequence[int], dtype: str = "float32", name: str | None = None) -> int:
         """A tensor computed at run time (or an input)."""
@@ -116,11 +149,7 @@ class GraphWriter:
     def constant(self, name: str, value: NDArray[Any], scale: FloatArray | None = None) -> int:
         """A stored tensor; `scale` makes it INT8 quantised symmetrically, one scale a row."""
         if name not in self._constants:
-            quantization = None
-            if scale is not None:
-                quantization = schema.QuantizationParametersT(
-                    scale=scale.tolist(), zeroPoint=[0] * len(scale), quantizedDimension=0
-                )
+            quantization = None if scale is None else self._model.scales(name, scale)
             buffer = self._model.buffer(name, value)
             self._constants[name] = self._append(name, value.shape, str(value.dtype), buffer, quantization)
         return self._constants[name]
@@ -128,7 +157,15 @@ class GraphWriter:
     def operator(
         self, builtin: int, inputs: Sequence[int], output: int, options: Any = None, version: int = 1
     ) -> int:
-        """Append an operator and return `output`; the options' class names their type in the schema."""
+        """Append an operator and return `output`; the options' class names their type in the schema.
+
+        Raises UnsupportedModelError, which names the module, for an operator that is not in ALLOWED_OPS.
+        """
+        if OPERATOR_NAMES[builtin] not in ALLOWED_OPS:
+            raise UnsupportedModelError(
+                f"{self.module}: needs the operator {OPERATOR_NAMES[builtin]}, which XNNPACK does not take;"
+                " use the target int8-sparse or x86"
+            )
         kind = 0
         if options is not None:
             kind = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))

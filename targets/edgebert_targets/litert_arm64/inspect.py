@@ -6,7 +6,7 @@ The runtime's own loader trusts offsets in the file, so every file is walked her
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebert_targets.answers import OUTPUT_NAMES, TOKEN_TASKS
 from edgebert_targets.base import ArtifactFacts, InputFacts
-from edgebert_targets.encoder import EncoderSpec, FloatArray
+from edgebert_targets.encoder import FloatArray, Task
 from edgebert_targets.errors import ArtifactError, MissingExtraError, one_line
 from edgebert_targets.facts import quantized_share, tensor_facts
 from edgebert_targets.inputs import InputLimits
-from edgebert_targets.litert_arm64.signature import length_of
+from edgebert_targets.litert_arm64.operators import ALLOWED_OPS, INT8_VERSIONS
+from edgebert_targets.litert_arm64.signature import NOTE_NAME, length_of
 
 CONSTANT = "constant/"
 ALIGNMENT = 16
 MAX_FILE_BYTES = 2**31
+MAX_NOTE_BYTES = 1000
 FILE_IDENTIFIER = b"TFL3"
-# Every operator our writer uses; XNNPACK takes all of them but CAST and EMBEDDING_LOOKUP.
-ALLOWED_OPS = frozenset(
-    ["ADD", "BATCH_MATMUL", "CAST", "EMBEDDING_LOOKUP", "FULLY_CONNECTED", "GELU", "MEAN", "MUL",
-     "RELU", "RESHAPE", "RSQRT", "SLICE", "SOFTMAX", "SUB", "TANH", "TRANSPOSE"]
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,14 @@ class StoredModel:
     `ops` counts over all signatures.
     """
 
+    task: Task
     lengths: tuple[int, ...]
     limits: InputLimits
     inputs: tuple[str, ...]
     ops: Mapping[str, int]
     arrays: Mapping[str, NDArray[Any]]
     scales: Mapping[str, FloatArray]
+    note: str
 
 
 def import_schema() -> Any:
@@ -81,9 +81,6 @@ def _walk(schema: Any, data: bytes) -> StoredModel:
     if data[4:8] != FILE_IDENTIFIER:
         raise ArtifactError("not a LiteRT file (no TFL3 mark)")
     root = schema.Model.GetRootAs(data, 0)
-    op_names = {
-        value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
-    }
     type_names = {
         schema.TensorType.FLOAT32: "float32",
         schema.TensorType.INT8: "int8",
@@ -94,6 +91,7 @@ def _walk(schema: Any, data: bytes) -> StoredModel:
     scales: dict[str, FloatArray] = {}
     lengths: list[int] = []
     inputs: set[str] = set()
+    tasks: set[Task] = set()
     for i in range(root.SignatureDefsLength()):
         signature = root.SignatureDefs(i)
         length = length_of(_text(signature.SignatureKey()))
@@ -108,12 +106,14 @@ def _walk(schema: Any, data: bytes) -> StoredModel:
             shape = tensors[signature.Inputs(k).TensorIndex()].ShapeAsNumpy()
             if tuple(shape) != (1, length):
                 raise ArtifactError(f"an input of signature {length} has shape {tuple(shape)}")
-        for k in range(graph.OperatorsLength()):
-            operator = graph.Operators(k)
-            ops[op_names[root.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()]] += 1
-            for index in (*operator.InputsAsNumpy(), *operator.OutputsAsNumpy()):
-                if not 0 <= index < len(tensors):
-                    raise ArtifactError(f"an operator names tensor {index} of {len(tensors)}")
+        outputs = {
+            _text(signature.Outputs(k).Name()): tuple(
+                tensors[signature.Outputs(k).TensorIndex()].ShapeAsNumpy()
+            )
+            for k in range(signature.OutputsLength())
+        }
+        tasks.add(_task(outputs, length))
+        ops.update(_operators(schema, root, graph, tensors))
         for tensor in tensors:
             _read_tensor(root, tensor, type_names, arrays, scales)
     unknown = sorted(set(ops) - ALLOWED_OPS)
@@ -121,14 +121,64 @@ def _walk(schema: Any, data: bytes) -> StoredModel:
         raise ArtifactError(f"operator {unknown[0]} is not one that EdgeBERT writes")
     if not lengths or lengths != sorted(set(lengths)):
         raise ArtifactError(f"signatures of lengths {lengths} are not ascending")
+    if len(tasks) != 1:
+        raise ArtifactError(f"signatures are for different tasks: {sorted(tasks)}")
     return StoredModel(
+        tasks.pop(),
         tuple(lengths),
         _limits(arrays, inputs, lengths[-1]),
         tuple(sorted(inputs)),
         dict(sorted(ops.items())),
         arrays,
         scales,
+        _note(root),
     )
+
+
+def _note(root: Any) -> str:
+    """What the writer said about other software, on one line."""
+    for i in range(root.MetadataLength()):
+        entry = root.Metadata(i)
+        if _text(entry.Name()) == NOTE_NAME:
+            text = root.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+            words = " ".join(_text(text[:MAX_NOTE_BYTES]).split())
+            return "".join(letter for letter in words if letter.isprintable())
+    return ""
+
+
+def _operators(schema: Any, root: Any, graph: Any, tensors: Sequence[Any]) -> list[str]:
+    """Names of the operators of a subgraph, whose tensors and versions are checked."""
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    found = []
+    for k in range(graph.OperatorsLength()):
+        operator = graph.Operators(k)
+        code = root.OperatorCodes(operator.OpcodeIndex())
+        name = names[code.BuiltinCode()]
+        used = (*operator.InputsAsNumpy(), *operator.OutputsAsNumpy())
+        for index in used:
+            if not 0 <= index < len(tensors):
+                raise ArtifactError(f"an operator names tensor {index} of {len(tensors)}")
+        int8 = any(tensors[index].Type() == schema.TensorType.INT8 for index in used)
+        if int8 and code.Version() < INT8_VERSIONS.get(name, 0):
+            raise ArtifactError(f"{name} has version {code.Version()}, which old runtimes get wrong")
+        found.append(name)
+    return found
+
+
+def _task(outputs: Mapping[str, tuple[int, ...]], length: int) -> Task:
+    """The task that names and shapes of a signature's outputs belong to."""
+    dimensions = {
+        "text-classification": 2,
+        "token-classification": 3,
+        "question-answering": 2,
+        "embedding": 2,
+    }
+    for task, names in OUTPUT_NAMES.items():
+        if set(outputs) == set(names) and {len(s) for s in outputs.values()} == {dimensions[task]}:
+            along = (1, length) if task in TOKEN_TASKS else (1,)
+            if all(shape[: len(along)] == along for shape in outputs.values()):
+                return task
+    raise ArtifactError(f"outputs {sorted(outputs)} of signature {length} are not an EdgeBERT model's")
 
 
 def _text(value: bytes | None) -> str:
@@ -196,18 +246,6 @@ def facts_of(model: Path) -> ArtifactFacts:
         lengths=stored.lengths,
         cpu_architectures=("aarch64",),
         cpu_features_any=(),
-        notes=("runs on x86-64 LiteRT too",),
+        notes=("runs on x86-64 LiteRT too", *([stored.note] if stored.note else [])),
+        task=stored.task,
     )
-
-
-def check_written(spec: EncoderSpec, lengths: tuple[int, ...], model: Path) -> None:
-    """Assert that the file holds the checkpoint's INT8 values and scales. Raises ArtifactError."""
-    stored = read_model(model)
-    if stored.lengths != lengths:
-        raise ArtifactError(f"{model}: lengths {stored.lengths}, not {lengths}; report this as a bug")
-    for name, weight in spec.quantized_tensors().items():
-        values, scale = stored.arrays.get(name), stored.scales.get(name)
-        if values is None or scale is None or values.dtype != weight.values.dtype:
-            raise ArtifactError(f"{model}: '{name}' was not written as INT8; report this as a bug")
-        if values.tobytes() != weight.values.tobytes() or scale.tobytes() != weight.scale.tobytes():
-            raise ArtifactError(f"{model}: '{name}' differs from the checkpoint; report this as a bug")

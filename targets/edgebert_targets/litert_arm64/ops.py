@@ -9,13 +9,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgebert_targets.encoder import Activation, LayerNorm, Linear, QuantizedTensor, Weight
 from edgebert_targets.litert_arm64.flatbuffer import GraphWriter
+from edgebert_targets.litert_arm64.operators import INT8_VERSIONS
 
 CONSTANT = "constant/"  # prefix of stored tensors that are no parameter of the checkpoint
 _Op = schema.BuiltinOperator
-
-# Runtimes before 2.15 run per-channel hybrid INT8 and return zeros: version 12 makes them refuse.
-FULLY_CONNECTED_INT8 = 12
-EMBEDDING_LOOKUP_INT8 = 4
 
 
 def floats(graph: GraphWriter, value: float) -> int:
@@ -70,11 +67,28 @@ def softmax(graph: GraphWriter, x: int) -> int:
     return graph.operator(_Op.SOFTMAX, [x], graph.tensor(graph.shape(x)), schema.SoftmaxOptionsT(beta=1.0))
 
 
+def divide(graph: GraphWriter, a: int, b: int) -> int:
+    return graph.operator(_Op.DIV, [a, b], _broadcast(graph, a, b), schema.DivOptionsT())
+
+
+def maximum(graph: GraphWriter, a: int, b: int) -> int:
+    options = schema.MaximumMinimumOptionsT()
+    return graph.operator(_Op.MAXIMUM, [a, b], _broadcast(graph, a, b), options)
+
+
+def inverse_root(graph: GraphWriter, x: int) -> int:
+    return graph.operator(_Op.RSQRT, [x], graph.tensor(graph.shape(x)))
+
+
+def block(graph: GraphWriter, x: int, begin: Sequence[int], shape: Sequence[int]) -> int:
+    """The part of `shape` that starts at `begin`."""
+    inputs = [x, integers(graph, begin), integers(graph, shape)]
+    return graph.operator(_Op.SLICE, inputs, graph.tensor(shape), schema.SliceOptionsT())
+
+
 def first_row(graph: GraphWriter, x: int) -> int:
     """[rows, width] -> [1, width]"""
-    shape = [1, graph.shape(x)[1]]
-    inputs = [x, integers(graph, [0, 0]), integers(graph, shape)]
-    return graph.operator(_Op.SLICE, inputs, graph.tensor(shape), schema.SliceOptionsT())
+    return block(graph, x, [0, 0], [1, graph.shape(x)[1]])
 
 
 def activate(graph: GraphWriter, x: int, activation: Activation) -> int:
@@ -93,7 +107,7 @@ def linear(graph: GraphWriter, x: int, layer: Linear) -> int:
     bias = graph.constant(f"{layer.name}.bias", layer.bias)
     output = graph.tensor([graph.shape(x)[0], len(layer.bias)])
     options = schema.FullyConnectedOptionsT(keepNumDims=True)
-    version = FULLY_CONNECTED_INT8 if isinstance(layer.weight, QuantizedTensor) else 1
+    version = INT8_VERSIONS["FULLY_CONNECTED"] if isinstance(layer.weight, QuantizedTensor) else 1
     return graph.operator(_Op.FULLY_CONNECTED, [x, weight, bias], output, options, version)
 
 
@@ -101,7 +115,7 @@ def lookup(graph: GraphWriter, ids: int, name: str, table: Weight) -> int:
     """int32 [rows] -> float32 [rows, width]"""
     weight = _weight(graph, name, table)
     output = graph.tensor([graph.shape(ids)[0], graph.shape(weight)[1]])
-    version = EMBEDDING_LOOKUP_INT8 if isinstance(table, QuantizedTensor) else 1
+    version = INT8_VERSIONS["EMBEDDING_LOOKUP"] if isinstance(table, QuantizedTensor) else 1
     return graph.operator(_Op.EMBEDDING_LOOKUP, [ids, weight], output, None, version)
 
 
@@ -113,16 +127,17 @@ def _weight(graph: GraphWriter, name: str, weight: Weight) -> int:
 
 def layer_norm(graph: GraphWriter, x: int, norm: LayerNorm) -> int:
     """(x - mean) * rsqrt(variance + eps) * weight + bias over the last axis of [rows, width]."""
-    centred = subtract(graph, x, _row_mean(graph, x))
-    variance = _row_mean(graph, multiply(graph, centred, centred))
-    spread = add(graph, variance, floats(graph, norm.eps))
-    inverse = graph.operator(_Op.RSQRT, [spread], graph.tensor(graph.shape(spread)))
+    centred = subtract(graph, x, mean(graph, x, axis=1))
+    variance = mean(graph, multiply(graph, centred, centred), axis=1)
+    inverse = inverse_root(graph, add(graph, variance, floats(graph, norm.eps)))
     scaled = multiply(
         graph, multiply(graph, centred, inverse), graph.constant(f"{norm.name}.weight", norm.weight)
     )
     return add(graph, scaled, graph.constant(f"{norm.name}.bias", norm.bias))
 
 
-def _row_mean(graph: GraphWriter, x: int) -> int:
-    output = graph.tensor([graph.shape(x)[0], 1])
-    return graph.operator(_Op.MEAN, [x, integers(graph, [-1])], output, schema.ReducerOptionsT(keepDims=True))
+def mean(graph: GraphWriter, x: int, axis: int) -> int:
+    """Over one axis of [rows, width], which stays with size 1."""
+    shape = [1 if i == axis else size for i, size in enumerate(graph.shape(x))]
+    inputs = [x, integers(graph, [axis])]
+    return graph.operator(_Op.MEAN, inputs, graph.tensor(shape), schema.ReducerOptionsT(keepDims=True))

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebert_targets.answers import OUTPUT_NAMES, TOKEN_TASKS, joined
 from edgebert_targets.base import SessionOptions
+from edgebert_targets.encoder import FloatArray, Task
 from edgebert_targets.errors import ArtifactError, InputError, MissingExtraError, one_line
 from edgebert_targets.inputs import InputLimits, IntArray
 from edgebert_targets.litert_arm64.inspect import read_model
@@ -31,8 +33,9 @@ def import_interpreter() -> Any:
 class LiteRtSession:
     """Runs one artifact, a row at a time. Not thread-safe."""
 
-    def __init__(self, interpreter: Any, lengths: tuple[int, ...], limits: InputLimits) -> None:
+    def __init__(self, interpreter: Any, task: Task, lengths: tuple[int, ...], limits: InputLimits) -> None:
         self._interpreter: Any = interpreter
+        self._task = task
         self._lengths = lengths
         self._limits = limits
         self._runners: dict[int, Any] = {}
@@ -41,10 +44,8 @@ class LiteRtSession:
     def max_length(self) -> int:
         return self._limits.max_length
 
-    def run(
-        self, input_ids: IntArray, attention_mask: IntArray, token_type_ids: IntArray
-    ) -> NDArray[np.float32]:
-        """Logits, float32 [batch, classes]. Raises InputError.
+    def run(self, input_ids: IntArray, attention_mask: IntArray, token_type_ids: IntArray) -> FloatArray:
+        """As `Session.run`. Raises InputError, and ArtifactError for a file that the runtime cannot run.
 
         Each row runs at the smallest length that holds its tokens, whatever its neighbours need.
         """
@@ -52,9 +53,12 @@ class LiteRtSession:
             raise InputError("the session is closed; open the model again")
         self._limits.check(input_ids, attention_mask, token_type_ids)
         rows = zip(input_ids, attention_mask, token_type_ids, strict=True)
-        return np.concatenate([self._run_row(*row) for row in rows])
+        answers = [self._run_row(*row) for row in rows]
+        outputs = [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+        return joined(self._task, outputs, attention_mask)
 
-    def _run_row(self, ids: IntArray, mask: IntArray, types: IntArray) -> NDArray[np.float32]:
+    def _run_row(self, ids: IntArray, mask: IntArray, types: IntArray) -> list[FloatArray]:
+        """The outputs in the order of their names, as long as the row where they are about tokens."""
         used = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 1
         length = self._lengths[bisect_left(self._lengths, used)]
         feed = {"input_ids": ids, "attention_mask": mask}
@@ -62,10 +66,11 @@ class LiteRtSession:
             feed["token_type_ids"] = types
         padded = {name: _padded(value[:used], length) for name, value in feed.items()}
         try:
-            logits: NDArray[np.float32] = self._call(length, padded)["logits"]
+            outputs = self._call(length, padded)
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(f"LiteRT cannot run the model ({one_line(error)}); build it again") from None
-        return logits
+        answers = [outputs[name] for name in OUTPUT_NAMES[self._task]]
+        return [_as_long_as(a, len(ids)) for a in answers] if self._task in TOKEN_TASKS else answers
 
     def _call(self, length: int, feed: dict[str, NDArray[np.int32]]) -> Any:
         """XNNPACK packs the weights, and logs, when a length is first used: so that is done on use."""
@@ -81,6 +86,16 @@ class LiteRtSession:
         self._interpreter = None
 
 
+def load_interpreter(model: Path, threads: int) -> Any:
+    """The runtime's own object for a file that `read_model` accepts. Raises ArtifactError."""
+    litert = import_interpreter()
+    try:
+        with quiet_native_stderr():
+            return litert.Interpreter(model_path=str(model), num_threads=threads)
+    except Exception as error:  # the runtime raises ValueError and RuntimeError
+        raise ArtifactError(f"{model}: LiteRT cannot load it ({one_line(error)}); build it again") from None
+
+
 def _padded(values: IntArray, length: int) -> NDArray[np.int32]:
     """int32 [1, length]; zeros after the values."""
     row = np.zeros((1, length), np.int32)
@@ -88,13 +103,18 @@ def _padded(values: IntArray, length: int) -> NDArray[np.int32]:
     return row
 
 
+def _as_long_as(answers: FloatArray, length: int) -> FloatArray:
+    """[1, tokens, …] cut or filled with zeros to `length` tokens."""
+    kept = answers[:, :length]
+    if kept.shape[1] == length:
+        return kept
+    fill = np.zeros((1, length - kept.shape[1], *kept.shape[2:]), np.float32)
+    return np.concatenate([kept, fill], axis=1)
+
+
 def open_session(model: Path, options: SessionOptions) -> LiteRtSession:
     """Load `model`. Raises ArtifactError and MissingExtraError."""
-    litert = import_interpreter()
+    import_interpreter()
     stored = read_model(model)
-    try:
-        with quiet_native_stderr():
-            interpreter = litert.Interpreter(model_path=str(model), num_threads=options.threads)
-    except Exception as error:  # the runtime raises ValueError and RuntimeError
-        raise ArtifactError(f"{model}: LiteRT cannot load it ({one_line(error)}); build it again") from None
-    return LiteRtSession(interpreter, stored.lengths, stored.limits)
+    interpreter = load_interpreter(model, options.threads)
+    return LiteRtSession(interpreter, stored.task, stored.lengths, stored.limits)

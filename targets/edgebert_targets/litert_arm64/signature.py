@@ -1,10 +1,12 @@
-"""Names of the signatures: one a token length."""
+"""Names in the file: a signature for each token length, and a note on what else can open it."""
 
 from __future__ import annotations
 
 import re
 
 from edgebert_targets.errors import ArtifactError
+
+NOTE_NAME = "edgebert.mediapipe"
 
 
 def signature_key(length: int) -> str:

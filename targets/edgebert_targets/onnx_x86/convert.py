@@ -11,30 +11,27 @@ import onnx
 from onnx import TensorProto
 
 from edgebert_targets.encoder import (
-    Activation,
-    ClassificationHead,
     EncoderLayer,
     EncoderSpec,
     LayerNorm,
     QuantizedTensor,
     as_float,
-    classification_head,
 )
 from edgebert_targets.errors import UnsupportedModelError
 from edgebert_targets.onnx_x86.graph import MICROSOFT, Graph
+from edgebert_targets.onnx_x86.heads import activate, write_head
 from edgebert_targets.onnx_x86.metadata import Metadata
-from edgebert_targets.onnx_x86.projection import Projected, project, project_together
+from edgebert_targets.onnx_x86.projection import Projected, products_together, project
 
 MAX_FILE_BYTES = 2**31 - 2**20  # protobuf's limit less room for the graph
 
 
 def onnx_model(spec: EncoderSpec) -> onnx.ModelProto:
-    """The whole model: int64 [batch, sequence] inputs, float32 `logits` [batch, classes].
+    """The whole model: int64 [batch, sequence] inputs, float32 outputs (`answers.OUTPUT_NAMES`).
 
-    Position and token-type tables must be float (`with_float_positions`). Raises UnsupportedModelError for a
-    head that is no classifier's and when the weights exceed what one ONNX file holds.
+    Position and token-type tables must be float (`with_float_positions`). Raises UnsupportedModelError when
+    the weights exceed what one ONNX file holds.
     """
-    head = classification_head(spec, "x86")
     size = spec.weight_bytes()
     if size > MAX_FILE_BYTES:
         raise UnsupportedModelError(f"{size} bytes of weights exceed ONNX's 2 GB; quantise the model to INT8")
@@ -43,18 +40,19 @@ def onnx_model(spec: EncoderSpec) -> onnx.ModelProto:
     mask = graph.node("Cast", ["attention_mask"], to=TensorProto.INT32)
     for layer in spec.layers:
         hidden = _layer(graph, spec, layer, hidden, mask)
-    _head(graph, head, hidden)
+    outputs = write_head(graph, spec, hidden)
     metadata = Metadata(
         vocabulary=spec.embeddings.word_shape[0],
         max_length=spec.max_length,
         token_types=spec.embeddings.token_types,
         quantized=spec.quantized,
+        task=spec.task,
     )
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if metadata.token_types else [])
     helper = onnx.helper
     model = graph.model(
         [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(spec.labels)])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in outputs.items()],
     )
     helper.set_model_props(model, metadata.properties())
     return model
@@ -104,7 +102,7 @@ def _layer(graph: Graph, spec: EncoderSpec, layer: EncoderLayer, hidden: str, ma
     context = _attention(graph, spec.heads, layer, hidden, mask)
     attended = project(graph, context, layer.attention_output)
     hidden = _add_norm(graph, attended, hidden, layer.attention_norm)
-    inner = _activate(graph, project(graph, hidden, layer.intermediate), spec.activation)
+    inner = activate(graph, project(graph, hidden, layer.intermediate), spec.activation)
     output = project(graph, inner, layer.output, after=spec.activation)
     return _add_norm(graph, output, hidden, layer.output_norm)
 
@@ -115,30 +113,12 @@ def _attention(graph: Graph, heads: int, layer: EncoderLayer, hidden: str, mask:
     name = f"{layer.query.name.rpartition('.')[0]}.query_key_value"
     bias = graph.constant(f"{name}.bias", np.concatenate([part.bias for part in parts]))
     if any(isinstance(part.weight, QuantizedTensor) for part in parts):
-        products = [projected.product for projected in project_together(graph, hidden, parts)]
+        products = products_together(graph, hidden, parts)
         return graph.node("MultiHeadAttention", [*products, bias, mask], domain=MICROSOFT, num_heads=heads)
     # Attention does the three float products in one: some 2 % of a MiniLM's time.
     weight = np.concatenate([as_float(part.weight) for part in parts]).T
     inputs = [hidden, graph.constant(f"{name}.weight", weight), bias, mask]
     return graph.node("Attention", inputs, domain=MICROSOFT, num_heads=heads)
-
-
-def _head(graph: Graph, head: ClassificationHead, hidden: str) -> None:
-    """`logits` from the first token."""
-    first = graph.node("Gather", [hidden, graph.integers(0)], axis=1)
-    pooled = _activate(graph, project(graph, first, head.dense), head.activation)
-    out = project(graph, pooled, head.out)
-    graph.node("Add", [out.product, out.bias], outputs=["logits"])
-
-
-def _activate(graph: Graph, projected: Projected, activation: Activation) -> str:
-    """activation(product + bias); the GELUs have operators that add the bias themselves."""
-    inputs = [projected.product, projected.bias]
-    if activation == "gelu":
-        return graph.node("BiasGelu", inputs, domain=MICROSOFT)
-    if activation == "gelu_tanh":
-        return graph.node("FastGelu", inputs, domain=MICROSOFT)
-    return graph.node("Relu" if activation == "relu" else "Tanh", [graph.node("Add", inputs)])
 
 
 def _add_norm(graph: Graph, projected: Projected, residual: str, norm: LayerNorm) -> str:

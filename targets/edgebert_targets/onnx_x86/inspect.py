@@ -10,7 +10,8 @@ from edgebert_targets.base import ArtifactFacts, InputFacts
 from edgebert_targets.encoder import EncoderSpec
 from edgebert_targets.errors import ArtifactError, MissingExtraError, one_line
 from edgebert_targets.facts import quantized_share, tensor_facts
-from edgebert_targets.onnx_x86.metadata import parse_metadata
+from edgebert_targets.onnx_x86.metadata import VNNI, Metadata, parse_metadata
+from edgebert_targets.onnx_x86.session import EXACT_PRODUCTS
 
 CONSTANT = "constant/"
 
@@ -60,8 +61,20 @@ def facts_of(model: Path) -> ArtifactFacts:
         inputs=tuple(InputFacts(value.name, "int64", ("batch", "sequence")) for value in proto.graph.input),
         lengths=(),
         cpu_architectures=("x86_64",),
-        cpu_features_any=metadata.cpu_features_any,
-        notes=(f"any length up to {metadata.max_length} tokens",),
+        cpu_features_any=(),
+        notes=_notes(metadata),
+        task=metadata.task,
+    )
+
+
+def _notes(metadata: Metadata) -> tuple[str, ...]:
+    length = f"any length up to {metadata.max_length} tokens"
+    if not metadata.quantized:
+        return (length,)
+    return (
+        length,
+        f"fast with {' or '.join(VNNI)}; other x86-64 CPUs compute the same answers more slowly",
+        f"outside EdgeBERT, a CPU without them needs ONNX Runtime's session option {EXACT_PRODUCTS}=1",
     )
 
 

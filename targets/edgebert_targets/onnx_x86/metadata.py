@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgebert_targets.encoder import TASKS, Task
 from edgebert_targets.errors import ArtifactError
 
 FORMAT = "1"
@@ -21,17 +22,14 @@ class Metadata:
     max_length: int
     token_types: int
     quantized: bool
-
-    @property
-    def cpu_features_any(self) -> tuple[str, ...]:
-        """What an x86 CPU needs one of, so that u8 × s8 products are added without saturating."""
-        return VNNI if self.quantized else ()
+    task: Task
 
     def properties(self) -> dict[str, str]:
         return {
             "edgebert.format": FORMAT,
             "edgebert.max_length": str(self.max_length),
             "edgebert.quantized": str(int(self.quantized)),
+            "edgebert.task": self.task,
             "edgebert.token_types": str(self.token_types),
             "edgebert.vocabulary": str(self.vocabulary),
         }
@@ -49,9 +47,14 @@ def parse_metadata(model: Path, properties: Mapping[str, str]) -> Metadata:
             raise ArtifactError(f"{model}: metadata edgebert.{name} is {text[:20]!r}; build it again")
         return value
 
+    named = properties.get("edgebert.task")
+    task = next((task for task in TASKS.values() if task == named), None)
+    if task is None:
+        raise ArtifactError(f"{model}: metadata edgebert.task is {str(named)[:30]!r}; build it again")
     return Metadata(
         vocabulary=number("vocabulary", 1),
         max_length=number("max_length", 1),
         token_types=number("token_types", 0),
         quantized=bool(number("quantized", 0, 1)),
+        task=task,
     )

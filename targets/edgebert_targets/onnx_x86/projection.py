@@ -38,28 +38,34 @@ class QuantizedInput:
 
 def project(graph: Graph, x: str, linear: Linear, *, after: Activation | None = None) -> Projected:
     """x [..., in] through `linear`; `after` names the activation that made x, if any."""
-    if not isinstance(linear.weight, QuantizedTensor):
-        return _project_float(graph, x, linear)
-    return _project_int8(graph, _quantize(graph, x, after), linear, linear.weight)
+    weight, bias = linear.weight, linear.bias
+    if isinstance(weight, QuantizedTensor):
+        quantized = _quantize(graph, x, after)
+        product = _product_int8(graph, quantized, linear, weight)
+        if quantized.offset:
+            sums = weight.values.sum(axis=1, dtype=np.int64) * weight.scale.astype(np.float64)
+            bias = (bias + quantized.offset * sums).astype(np.float32)
+    else:
+        product = _product_float(graph, x, linear)
+    return Projected(product, graph.constant(f"{linear.name}.bias", bias))
 
 
-def project_together(graph: Graph, x: str, linears: Sequence[Linear]) -> list[Projected]:
-    """The same x through several layers, quantised once."""
+def products_together(graph: Graph, x: str, linears: Sequence[Linear]) -> list[str]:
+    """x Wᵀ of several layers without their biases; x is quantised once."""
     quantized: QuantizedInput | None = None
     results = []
     for linear in linears:
         if isinstance(linear.weight, QuantizedTensor):
             quantized = quantized or _quantize(graph, x, None)
-            results.append(_project_int8(graph, quantized, linear, linear.weight))
+            results.append(_product_int8(graph, quantized, linear, linear.weight))
         else:
-            results.append(_project_float(graph, x, linear))
+            results.append(_product_float(graph, x, linear))
     return results
 
 
-def _project_float(graph: Graph, x: str, linear: Linear) -> Projected:
+def _product_float(graph: Graph, x: str, linear: Linear) -> str:
     assert not isinstance(linear.weight, QuantizedTensor)
-    weight = graph.constant(f"{linear.name}.weight", linear.weight.T)
-    return Projected(graph.node("MatMul", [x, weight]), graph.constant(f"{linear.name}.bias", linear.bias))
+    return graph.node("MatMul", [x, graph.constant(f"{linear.name}.weight", linear.weight.T)])
 
 
 def _quantize(graph: Graph, x: str, after: Activation | None) -> QuantizedInput:
@@ -82,7 +88,7 @@ def _quantize(graph: Graph, x: str, after: Activation | None) -> QuantizedInput:
     return QuantizedInput(values, scale, zero_point, offset)
 
 
-def _project_int8(graph: Graph, x: QuantizedInput, linear: Linear, weight: QuantizedTensor) -> Projected:
+def _product_int8(graph: Graph, x: QuantizedInput, linear: Linear, weight: QuantizedTensor) -> str:
     name = f"{linear.name}.weight"
     inputs = [
         x.values,
@@ -92,8 +98,4 @@ def _project_int8(graph: Graph, x: QuantizedInput, linear: Linear, weight: Quant
         x.zero_point,
     ]
     product = graph.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
-    bias = linear.bias
-    if x.offset:
-        sums = weight.values.sum(axis=1, dtype=np.int64) * weight.scale.astype(np.float64)
-        bias = (bias + x.offset * sums).astype(np.float32)
-    return Projected(graph.node("Mul", [product, x.scale]), graph.constant(f"{linear.name}.bias", bias))
+    return graph.node("Mul", [product, x.scale])

@@ -8,7 +8,7 @@ SUPPORT = (
         "dense-int8",
         speed="yes",
         size="yes",
-        note="about 2x over fused fp32 and a quarter of the bytes; needs AVX-512 VNNI or AVX-VNNI",
+        note="about 2x over fused fp32 with AVX-512 VNNI or AVX-VNNI, a quarter of the bytes on any CPU",
     ),
     SupportRow(
         "sparse-4-block",

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from edgebert_targets.answers import check_first_run
 from edgebert_targets.base import (
     FLOAT_TOLERANCE,
     ArtifactFacts,
@@ -16,8 +15,7 @@ from edgebert_targets.base import (
     SupportRow,
 )
 from edgebert_targets.cpu import Cpu, running_cpu
-from edgebert_targets.encoder import EncoderSpec, with_float_positions
-from edgebert_targets.errors import ArtifactError
+from edgebert_targets.encoder import EncoderSpec, with_float_positions, with_float_weights
 from edgebert_targets.files import write_atomic
 from edgebert_targets.onnx_x86.inspect import check_written, facts_of, import_onnx
 from edgebert_targets.onnx_x86.session import OnnxSession, import_onnxruntime, open_session
@@ -49,17 +47,17 @@ class OnnxTarget:
     def convert(self, spec: EncoderSpec, out: Path, options: ConvertOptions) -> ArtifactFacts:
         """Write `spec` to `out`, reopen it, compare its INT8 weights and run it once.
 
-        `options` has nothing for this target: the graph takes any length.
+        The graph takes any length, so `options.lengths` plays no part.
         Raises UnsupportedModelError, ArtifactError, MissingExtraError and OSError.
         """
         import_onnx()
-        spec = with_float_positions(spec)
+        spec = with_float_positions(with_float_weights(spec) if options.weights == "float32" else spec)
         from edgebert_targets.onnx_x86.convert import onnx_model
 
         write_atomic(out, onnx_model(spec).SerializeToString(deterministic=True))
         try:
             check_written(spec, out)
-            _check_runs(spec, open_session(out, SessionOptions(), None))
+            check_first_run(spec, self.open(out, SessionOptions()), min(3, spec.max_length))
             return facts_of(out)
         except BaseException:
             out.unlink(missing_ok=True)
@@ -70,17 +68,8 @@ class OnnxTarget:
         return facts_of(model)
 
     def open(self, model: Path, options: SessionOptions) -> OnnxSession:
-        """Raises ArtifactError, WrongCpuError and MissingExtraError."""
+        """Raises ArtifactError and MissingExtraError."""
         return open_session(model, options, self.cpu())
-
-
-def _check_runs(spec: EncoderSpec, session: OnnxSession) -> None:
-    ids = np.full((2, min(3, spec.max_length)), spec.pad_token_id, np.int64)
-    logits = session.run(ids, np.ones_like(ids), np.zeros_like(ids))
-    if logits.shape != (2, len(spec.labels)) or not np.isfinite(logits).all():
-        raise ArtifactError(
-            f"the converted model gives logits of shape {logits.shape} or not finite; check the weights"
-        )
 
 
 TARGET = OnnxTarget()
