@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from edgebert_compress.errors import ModelError
 
+TaskName = Literal[
+    "text-classification", "token-classification", "question-answering", "masked-language-model"
+]
+# The class of transformers that loads an encoder with the head of each task.
+HEADS: Mapping[TaskName, str] = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "masked-language-model": "AutoModelForMaskedLM",
+}
 # model_type -> (module path of the layer list, linear layers inside one encoder layer)
 _BERT_LINEARS = (
     "attention.self.query",
@@ -34,8 +44,13 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 # Families that tell the two texts of a pair apart by token types; the others take none, or zeros only.
 WITH_TOKEN_TYPES = ("bert", "electra")
-# Parameters that a checkpoint without a trained head lacks.
-HEAD_PREFIXES = ("classifier.", "pre_classifier.", "bert.pooler.")
+# Parameters that a checkpoint without a trained head lacks, of any task.
+HEAD_PREFIXES = (
+    "classifier.", "pre_classifier.", "bert.pooler.",  # one class a text, one class a token
+    "qa_outputs.",
+    "cls.predictions.", "lm_head.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.",  # MLM
+    "generator_predictions.", "generator_lm_head.",  # MLM of ELECTRA
+)  # fmt: skip
 
 
 def family(model_type: str) -> tuple[str, tuple[str, ...]]:
@@ -46,7 +61,7 @@ def family(model_type: str) -> tuple[str, tuple[str, ...]]:
 
 
 def layer_list(model: nn.Module) -> nn.ModuleList:
-    """The encoder layers of a sequence classifier, in order."""
+    """The encoder layers of a model with any of the heads, in order."""
     layers = model.get_submodule(family(model_type(model))[0])
     assert isinstance(layers, nn.ModuleList)
     return layers
@@ -55,6 +70,13 @@ def layer_list(model: nn.Module) -> nn.ModuleList:
 def model_type(model: nn.Module) -> str:
     config: Any = model.config
     return str(config.model_type)
+
+
+def positions(model: nn.Module) -> int:
+    """Tokens that the position table holds. RoBERTa's first rows belong to the padding id and those below."""
+    config: Any = model.config
+    offset = config.pad_token_id + 1 if model_type(model) == "roberta" else 0
+    return int(config.max_position_embeddings - offset)
 
 
 def set_depth(model: nn.Module, depth: int) -> None:

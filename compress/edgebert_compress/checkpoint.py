@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from edgebert_compress import quantize
-from edgebert_compress.architecture import HEAD_PREFIXES, family, layer_list, prunable_parameters
-from edgebert_compress.errors import CheckpointError, ModelError
+from edgebert_compress.architecture import HEADS, TaskName, layer_list, prunable_parameters
+from edgebert_compress.errors import CheckpointError
+from edgebert_compress.loading import load_model, one_line, quiet_transformers
 from edgebert_compress.masks import Masks, masks_from_zeros
 from edgebert_compress.quantize import Int8Tensor
 from edgebert_compress.recipe import BLOCK_SIZES, Attention
@@ -26,6 +27,7 @@ FORMAT = 1
 RECORD_FILE = "compression.json"
 QUANTIZED_FILE = "quantized.safetensors"
 MAX_RECORD_BYTES = 16 << 20
+PRUNED_FROM = 0.01  # rounding leaves far fewer exact zeros
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -47,6 +49,7 @@ class CompressionRecord:
     layers_kept: tuple[int, ...]
     sparsity: dict[str, dict[str, Any]] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None
+    task: TaskName = "text-classification"
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -54,13 +57,18 @@ class CompressionRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model ready to train or run, and its record (None: a plain Hugging Face folder)."""
+    """A model ready to train or run, and its record (None: a plain Hugging Face folder).
+
+    `new_head`: the head is untrained.
+    """
 
     model: nn.Module
     record: CompressionRecord | None
+    new_head: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """Classes in the order of the logits; for tasks without classes what transformers writes there."""
         config: Any = self.model.config
         return tuple(config.id2label[i] for i in range(config.num_labels))
 
@@ -81,6 +89,9 @@ def read_record(folder: Path) -> CompressionRecord | None:
         patterns = {str(name): dict(row) for name, row in values["sparsity"].items()}
         if not all(row["pattern"] in BLOCK_SIZES for row in patterns.values()):
             raise ValueError("unknown sparsity pattern")
+        task = values.get("task", "text-classification")  # records from before other tasks have no entry
+        if task not in HEADS:
+            raise ValueError(f"unknown task {str(task)[:60]!r}")
         return CompressionRecord(
             seed=int(values["seed"]),
             recipe=dict(values["recipe"]),
@@ -88,6 +99,7 @@ def read_record(folder: Path) -> CompressionRecord | None:
             layers_kept=tuple(int(index) for index in values["layers_kept"]),
             sparsity=patterns,
             quantization=None if values["quantization"] is None else dict(values["quantization"]),
+            task=task,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
@@ -95,120 +107,48 @@ def read_record(folder: Path) -> CompressionRecord | None:
         ) from error
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence the library's progress bars and load reports; we check what it loaded ourselves."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def read_config(folder: Path) -> Any:
-    """The Hugging Face config of a supported encoder. Raises CheckpointError and ModelError."""
-    from transformers import AutoConfig
-
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json; give a Hugging Face model folder")
-    if not list(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{folder} has no .safetensors file; save the model with safe_serialization=True"
-        )
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder}/config.json cannot be read: {_line(error)}; check the model folder"
-        ) from error
-    family(config.model_type)
-    return config
-
-
 def load_classifier(
     folder: Path, labels: Sequence[str] | None = None, *, new_head: bool = False
 ) -> tuple[nn.Module, bool]:
-    """A float32 sequence classifier in eval mode, and whether its head is new.
-
-    With `labels` other than the checkpoint's own, or `new_head`, the head starts fresh (from torch's random
-    state).
-    Without `labels` every weight must be in the checkpoint. Raises CheckpointError and ModelError.
-    """
-    from transformers import AutoModelForSequenceClassification
-
-    config = read_config(folder)
-    known = tuple(config.id2label.get(i) for i in range(config.num_labels))
-    fresh = labels is not None and (new_head or tuple(labels) != known)
-    if labels is not None:
-        if len(labels) < 2:
-            raise ModelError(f"classification needs at least 2 labels, not {len(labels)}; check the data")
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
-    try:
-        with quiet_transformers():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                ignore_mismatched_sizes=fresh,
-                output_loading_info=True,
-            )
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{folder} cannot be loaded: {_line(error)}; check the model folder") from error
-    missing = sorted(info["missing_keys"])
-    body = [name for name in missing if not name.startswith(HEAD_PREFIXES)]
-    if body or (missing and labels is None):
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} weights such as '{(body or missing)[0]}'; "
-            "give a complete checkpoint"
-        )
-    if fresh:
-        _renew_output(model)
-    model.eval()
-    return model, fresh or bool(missing)
+    """`load_model` for text classification."""
+    return load_model(folder, "text-classification", labels, new_head=new_head)
 
 
-def _renew_output(model: Any) -> None:
-    """A same-sized output layer for other labels would otherwise keep its old meaning."""
-    linears = [m for n, m in model.named_modules() if n.startswith("classifier") and isinstance(m, nn.Linear)]
-    nn.init.normal_(linears[-1].weight, std=model.config.initializer_range)
-    nn.init.zeros_(linears[-1].bias)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def load(folder: Path) -> Checkpoint:
+def load(
+    folder: Path,
+    task: TaskName = "text-classification",
+    labels: Sequence[str] | None = None,
+    *,
+    new_head: bool = False,
+) -> Checkpoint:
     """A compressed or plain folder; a quantised one comes back in simulated INT8 with its stored integers.
 
-    Raises CheckpointError and ModelError.
+    `labels` and `new_head` as in `load_model`: with them the encoder of a checkpoint for another task gets a
+    head for `task`, and keeps its zeros and its record. Raises CheckpointError and ModelError.
     """
     record = read_record(folder)
-    model, _ = load_classifier(folder)
-    if record is not None:
-        depth, listed = len(layer_list(model)), len(record.layers_kept)
-        if depth != listed:
+    if record is not None and record.task != task and labels is None and not new_head:
+        raise CheckpointError(
+            f"{folder} was compressed for {record.task}, not {task}; train a new head first"
+        )
+    model, fresh = load_model(folder, task, labels, new_head=new_head)
+    if record is None:
+        return Checkpoint(model, None, fresh)
+    depth, listed = len(layer_list(model)), len(record.layers_kept)
+    if depth != listed:
+        raise CheckpointError(
+            f"{folder} has {depth} layers, but {RECORD_FILE} lists {listed}; build it again"
+        )
+    if record.quantization is not None:
+        if fresh:
             raise CheckpointError(
-                f"{folder} has {depth} layers, but {RECORD_FILE} lists {listed}; build it again"
+                f"{folder} is quantised and its weights are fixed, it cannot learn a new head; "
+                "start from the checkpoint before"
             )
-        if record.quantization is not None:
-            attention, stored = _quantization(folder, record.quantization)
-            names = quantize.prepare(model, attention, stored)
-            quantize.fix(model, _read_quantized(folder, model, names))
-    return Checkpoint(model, record)
+        attention, stored = _quantization(folder, record.quantization)
+        names = quantize.prepare(model, attention, stored)
+        quantize.fix(model, _read_quantized(folder, model, names))
+    return Checkpoint(model, replace(record, task=task), fresh)
 
 
 def _quantization(folder: Path, values: Mapping[str, Any]) -> tuple[Attention, tuple[str, ...]]:
@@ -234,13 +174,17 @@ def _read_quantized(folder: Path, model: nn.Module, names: Sequence[str]) -> dic
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {_line(error)}; build it again") from error
-    expected = {*names, *(f"{name}.scale" for name in names)}
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}; build it again") from error
+    owners = stored_names(model, names)
+    expected = {*owners.values(), *(f"{name}.scale" for name in owners.values())}
     if set(stored) != expected:
         odd = sorted(set(stored) ^ expected)[0]
         raise CheckpointError(f"{path} and the model disagree about '{odd}'; build it again")
-    tensors = {}
-    for name in names:
+    tensors: dict[str, Int8Tensor] = {}
+    for name, owner in owners.items():
+        if owner in tensors:
+            tensors[name] = tensors[owner]
+            continue
         values, scale = stored[name], stored[f"{name}.scale"]
         shape = model.get_parameter(name).shape
         sound = (
@@ -257,15 +201,44 @@ def _read_quantized(folder: Path, model: nn.Module, names: Sequence[str]) -> dic
     return tensors
 
 
+def stored_names(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """The name under which each parameter of `names` is stored: tied ones once, under the first name."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(model.get_parameter(name)), name) for name in names}
+
+
 def masks_of(checkpoint: Checkpoint) -> Masks:
-    """Masks of the pruned tensors, read back from their zeros. Raises CheckpointError for an unknown name."""
+    """Masks of the pruned tensors, read back from their zeros; of a plain folder as `find_sparsity` sees it.
+
+    Raises CheckpointError for an unknown name.
+    """
     parameters = prunable_parameters(checkpoint.model)
     masks: Masks = {}
-    for name, row in (checkpoint.record.sparsity if checkpoint.record else {}).items():
+    listed = checkpoint.record.sparsity if checkpoint.record else find_sparsity(checkpoint.model)
+    for name, row in listed.items():
         if name not in parameters:
             raise CheckpointError(f"{RECORD_FILE} names '{name}', which the model has not; build it again")
         masks |= masks_from_zeros({name: parameters[name]}, BLOCK_SIZES[row["pattern"]])
     return masks
+
+
+def find_sparsity(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The `sparsity` entry of a model without a record, such as one that others have pruned.
+
+    A tensor counts as pruned from 1 % zeros on; its pattern is the largest block that makes up all its zeros.
+    """
+    patterns = {}
+    for name, weight in prunable_parameters(model).items():
+        zeros = int((weight == 0).sum())
+        if zeros < PRUNED_FROM * weight.numel():
+            continue
+        for pattern, block in sorted(BLOCK_SIZES.items(), key=lambda item: -item[1]):
+            if weight.shape[-1] % block == 0:
+                masks = masks_from_zeros({name: weight}, block)
+                if int((~masks[name]).sum()) == zeros:
+                    patterns[name] = pattern
+                    break
+    return count_zeros(model, patterns)
 
 
 def count_zeros(model: nn.Module, patterns: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -311,7 +284,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_classifier(model: Any, source: Path, folder: Path) -> None:
+def write_model(model: Any, source: Path, folder: Path) -> None:
     """`config.json`, `model.safetensors` and the tokenizer files of `source` into the existing `folder`."""
     with quiet_transformers():
         model.save_pretrained(folder)
@@ -343,17 +316,20 @@ def save(
             quantize.fix(checkpoint.model, quantized)
             quantize.round_vectors(checkpoint.model)
             tensors: dict[str, Tensor] = {}
+            owners = stored_names(checkpoint.model, list(quantized))
             for name, tensor in quantized.items():
+                if owners[name] != name:
+                    continue
                 tensors[name], tensors[f"{name}.scale"] = tensor.values, tensor.scale
             save_file(tensors, folder / QUANTIZED_FILE, metadata={"format": "pt"})
             scheme = {**quantize.SCHEME, "attention": quantize.ATTENTION[attention]}
-            record = replace(record, quantization={**scheme, "tensors": sorted(quantized)})
+            record = replace(record, quantization={**scheme, "tensors": sorted(set(owners.values()))})
         record = replace(
             record,
             sparsity=count_zeros(
                 checkpoint.model, {name: row["pattern"] for name, row in record.sparsity.items()}
             ),
         )
-        write_classifier(checkpoint.model, source, folder)
+        write_model(checkpoint.model, source, folder)
         text = json.dumps(record.as_dict(), indent=2, sort_keys=True, allow_nan=False)
         (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgebert_compress.errors import TrainingError
@@ -24,14 +26,37 @@ def silent(phase: str, done: int, total: int, **figures: float) -> None:
     """A Progress that shows nothing."""
 
 
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Where a row comes from: the number of its example, and for each token its place in the text.
+
+    `offsets`: int32 [tokens, 2], first and past-the-last character; (-1, -1) for tokens that are not of the
+    text (special tokens, the question).
+    """
+
+    example: int
+    offsets: NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class TokenizedDataset:
-    """One split of one task: ids with special tokens, without padding; labels are class indices."""
+    """One split of one task: ids with special tokens, without padding.
+
+    `labels`: a class index an example, 0 where the task has none. `token_labels`: a class index a token, -100
+    where not counted. `spans`: first and last token of the answer, (0, 0) where a row has none.
+    `mask_token_id`, `special_ids`: what masked language modelling hides with, and what it never hides.
+    `windows`: for tasks whose predictions go back to words or to the text; a long text has several rows.
+    """
 
     input_ids: tuple[tuple[int, ...], ...]
     token_type_ids: tuple[tuple[int, ...], ...] | None
     labels: tuple[int, ...]
     pad_token_id: int
+    token_labels: tuple[tuple[int, ...], ...] | None = None
+    spans: tuple[tuple[int, int], ...] | None = None
+    mask_token_id: int | None = None
+    special_ids: frozenset[int] = frozenset()
+    windows: tuple[Window, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -62,20 +87,21 @@ def batch_order(data: TokenizedDataset, batch_size: int, generator: torch.Genera
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
+def padded(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> Tensor:
+    """int64 [rows, longest], filled up on the right."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], device=device)
+
+
 def collate(data: TokenizedDataset, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
     """Model inputs for `indices`: int64 [batch, longest], right-padded."""
-    longest = max(len(data.input_ids[i]) for i in indices)
-
-    def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-        return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], device=device)
-
     ids = [data.input_ids[i] for i in indices]
     inputs = {
-        "input_ids": padded(ids, data.pad_token_id),
-        "attention_mask": padded([[1] * len(row) for row in ids], 0),
+        "input_ids": padded(ids, data.pad_token_id, device),
+        "attention_mask": padded([[1] * len(row) for row in ids], 0, device),
     }
     if data.token_type_ids is not None:
-        inputs["token_type_ids"] = padded([data.token_type_ids[i] for i in indices], 0)
+        inputs["token_type_ids"] = padded([data.token_type_ids[i] for i in indices], 0, device)
     return inputs
 
 

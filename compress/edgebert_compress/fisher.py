@@ -1,132 +1,117 @@
-"""Block-diagonal inverse of the empirical Fisher matrix of one weight tensor.
+"""Block-diagonal inverse of the empirical Fisher matrix, for a piece of a tensor: some Fisher blocks at once.
 
 Kurtic et al. 2022, "The Optimal BERT Surgeon" (arXiv 2203.07259), section 3: F = λI + (1/m) Σ g gᵀ over
-blocks of B consecutive weights of the row-major tensor, inverted with the Woodbury identity. Gradients come
-in chunks of k: with G [k, B] one chunk of one block and V = G F⁻¹,
+blocks of B consecutive weights of the row-major tensor. The Woodbury identity gives F⁻¹ from either side:
 
-    F⁻¹ ← F⁻¹ - Vᵀ (mI + V Gᵀ)⁻¹ V
+- `WoodburyInverse`, a system of the size of the gradients, for few of them (m <= B). With G [k, B] a chunk of
+  gradients of one block and V = G F⁻¹:  F⁻¹ ← F⁻¹ - Vᵀ (mI + V Gᵀ)⁻¹ V.  k = 1 is the authors' update.
+- `FisherSums`, a system of the size of the block, for many (m > B): sum the products Gᵀ G, invert once.
 
-which for k = 1 is the update one gradient at a time. Every block is updated in the same batched products.
+Both do the same operation on all blocks of the piece in batched products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from edgebert_compress.errors import TrainingError
 
-SHARD_ELEMENTS = 1 << 22  # inverse elements updated at a time; bounds the temporary arrays
 DAMPENING_GRID = "1e-4, 1e-5, 1e-6, 1e-7"
 
 
-class FisherInverse:
-    """F⁻¹ of a tensor of `size` weights: [ceil(size / block), block, block], the last block zero-padded.
-
-    Memory: size * block elements of `dtype`.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        *,
-        block: int,
-        gradients: int,
-        dampening: float,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
-    ) -> None:
-        self.size = size
-        self.block = block
-        self.gradients = gradients
-        count = -(-size // block)
-        identity = torch.eye(block, dtype=dtype, device=device) / dampening
-        self.inverse = identity.expand(count, block, block).clone()
-
-    def split(self, flat: Tensor) -> Tensor:
-        """[..., size] to zero-padded Fisher blocks [..., count, block]."""
-        padding = self.inverse.shape[0] * self.block - self.size
-        return torch.nn.functional.pad(flat, (0, padding)).reshape(*flat.shape[:-1], -1, self.block)
+class FisherPiece(Protocol):
+    """Takes in gradients chunk by chunk, then gives the inverse."""
 
     def add(self, gradients: Tensor) -> None:
-        """Take in a chunk of gradients [k, size]. The chunks of all `add` calls make up the `gradients` m.
+        """A chunk [count, k, B], of the storage's dtype. All chunks together are the m gradients."""
 
-        Raises TrainingError when the inverse stops being finite and positive.
+    def inverse(self) -> Tensor:
+        """F⁻¹, exactly symmetric [count, B, B] in the storage. Once, after the last `add`.
+
+        Raises TrainingError where F⁻¹ is not positive definite or holds no correct digit.
         """
-        chunk = self.split(gradients.to(self.inverse.dtype)).transpose(0, 1)  # [count, k, block]
-        shard = max(1, SHARD_ELEMENTS // self.block**2)
-        for start in range(0, len(self.inverse), shard):
-            self._update(self.inverse[start : start + shard], chunk[start : start + shard])
 
-    def _update(self, inverse: Tensor, chunk: Tensor) -> None:
-        k = chunk.shape[1]
-        v = chunk @ inverse  # [n, k, block]
-        system = v @ chunk.transpose(1, 2)  # [n, k, k]
+
+def breakdown(name: str, dampening: float, why: str) -> TrainingError:
+    return TrainingError(
+        f"the Fisher inverse of {name} blows up at dampening {dampening:g} ({why}); "
+        f"raise 'dampening' (try {DAMPENING_GRID}) or check the gradients"
+    )
+
+
+def mirror_lower(matrices: Tensor) -> Tensor:
+    """Copy the lower triangle of [count, B, B] onto the upper one, in place."""
+    rows, columns = torch.tril_indices(matrices.shape[1], matrices.shape[2], -1, device=matrices.device)
+    matrices[:, columns, rows] = matrices[:, rows, columns]
+    return matrices
+
+
+class WoodburyInverse:
+    """F⁻¹ kept up to date over the chunks; `storage` [count, B, B] holds it."""
+
+    def __init__(self, storage: Tensor, gradients: int, dampening: float, name: str = "a tensor") -> None:
+        self.storage, self.gradients, self.dampening, self.name = storage, gradients, dampening, name
+        storage.zero_().diagonal(dim1=1, dim2=2).fill_(1 / dampening)
+
+    def add(self, gradients: Tensor) -> None:
+        v = gradients @ self.storage  # [count, k, B]
+        system = v @ gradients.transpose(1, 2)  # [count, k, k]
         system.diagonal(dim1=1, dim2=2).add_(self.gradients)
         factor, info = torch.linalg.cholesky_ex(system)
         if bool(info.any()) or not bool(torch.isfinite(factor).all()):
-            raise TrainingError(
-                f"the Fisher inverse broke down over {k} gradients (not positive definite or not finite); "
-                f"raise 'dampening' (try {DAMPENING_GRID}) or check the gradients"
-            )
+            raise breakdown(self.name, self.dampening, "not positive definite or not finite")
         half = torch.linalg.solve_triangular(factor, v, upper=False)
-        inverse.baddbmm_(half.transpose(1, 2), half, alpha=-1)  # the product is symmetric, so F⁻¹ stays so
+        self.storage.baddbmm_(half.transpose(1, 2), half, alpha=-1)
 
-    def check(self) -> None:
-        """Raises TrainingError unless every diagonal entry is finite and above zero."""
-        diagonal = self.inverse.diagonal(dim1=1, dim2=2)
-        if not bool(torch.isfinite(diagonal).all()) or bool((diagonal <= 0).any()):
-            raise TrainingError(
-                "the Fisher inverse lost its positive diagonal to rounding; "
-                f"raise 'dampening' (try {DAMPENING_GRID})"
-            )
-
-
-GradientSource = Callable[[int], Iterable[dict[str, Tensor]]]
-"""m -> that many gradients of the task loss, each by parameter name in the parameters' shapes."""
+    def inverse(self) -> Tensor:
+        diagonal = self.storage.diagonal(dim1=1, dim2=2)
+        # Subtracting from 1/λ leaves an error of eps/λ: a diagonal below that has no correct digit.
+        noise = torch.finfo(self.storage.dtype).eps / self.dampening
+        if not bool((diagonal > noise).all()) or not bool(torch.isfinite(diagonal).all()):
+            raise breakdown(self.name, self.dampening, "its diagonal is lost to rounding")
+        return mirror_lower(self.storage)
 
 
-def estimate(
-    masks: Mapping[str, Tensor],
-    gradients: Iterable[dict[str, Tensor]],
-    *,
-    count: int,
-    block: int,
-    dampening: float,
-    chunk: int = 16,
-    dtype: torch.dtype = torch.float32,
-) -> dict[str, FisherInverse]:
-    """The inverse of every masked tensor from `count` gradients, taken in `chunk` at a time.
+class FisherSums:
+    """Σ g gᵀ over the chunks; `storage` [count, B, B] holds the sums and in the end the inverse."""
 
-    Gradients of pruned weights are masked, so that they neither take part nor shift the survivors.
-    """
-    fishers = {
-        name: FisherInverse(
-            mask.numel(),
-            block=block,
-            gradients=count,
-            dampening=dampening,
-            dtype=dtype,
-            device=mask.device,
-        )
-        for name, mask in masks.items()
-    }
-    waiting: list[dict[str, Tensor]] = []
+    def __init__(self, storage: Tensor, gradients: int, dampening: float, name: str = "a tensor") -> None:
+        self.storage, self.gradients, self.dampening, self.name = storage, gradients, dampening, name
+        storage.zero_()
 
-    def take_in() -> None:
-        for name, mask in masks.items():
-            stacked = torch.stack([gradient[name].reshape(-1) for gradient in waiting])
-            fishers[name].add(stacked * mask.reshape(-1))
-        waiting.clear()
+    def add(self, gradients: Tensor) -> None:
+        self.storage.baddbmm_(gradients.transpose(1, 2), gradients)
 
-    for gradient in gradients:
-        waiting.append(gradient)
-        if len(waiting) == chunk:
-            take_in()
-    if waiting:
-        take_in()
-    for fisher in fishers.values():
-        fisher.check()
-    return fishers
+    def inverse(self) -> Tensor:
+        fisher = self.storage.double() / self.gradients  # float64: costs once what the sums cost m times
+        before = fisher.diagonal(dim1=1, dim2=2).clone()
+        fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
+        factor, info = torch.linalg.cholesky_ex(fisher)
+        if bool(info.any()) or not bool(torch.isfinite(factor).all()):
+            raise breakdown(self.name, self.dampening, "not positive definite or not finite")
+        identity = torch.eye(fisher.shape[1], dtype=fisher.dtype, device=fisher.device)
+        half = torch.linalg.solve_triangular(factor, identity.expand_as(fisher), upper=False)
+        self.storage.copy_(torch.bmm(half.transpose(1, 2), half))
+        # Rounding of the sums is eps * |F|; an eigenvalue below that (1 / |F⁻¹|) is noise. Weights without
+        # gradients stand alone with F = λ and are left out.
+        seen = before > 0
+        after = self.storage.diagonal(dim1=1, dim2=2).double()
+        spread = (before * seen).amax(1) * (after * seen).amax(1)
+        if bool((spread * torch.finfo(self.storage.dtype).eps > 1).any()):
+            raise breakdown(self.name, self.dampening, f"condition {float(spread.max()):.0e}")
+        return mirror_lower(self.storage)
+
+
+def piece_kind(gradients: int, block: int) -> Callable[[Tensor, int, float, str], FisherPiece]:
+    """The cheaper side of the identity for m gradients and Fisher blocks of B weights."""
+    return WoodburyInverse if gradients <= block else FisherSums
+
+
+def in_blocks(flat: Tensor, block: int) -> Tensor:
+    """[..., size] to zero-padded Fisher blocks [..., ceil(size / block), block]."""
+    padding = -flat.shape[-1] % block
+    return torch.nn.functional.pad(flat, (0, padding)).reshape(*flat.shape[:-1], -1, block)

@@ -29,6 +29,13 @@ def layers_to_keep(stage: DropLayersStage, depth: int) -> tuple[int, ...]:
                 f"'keep' names layer {stage.keep[-1]}, but the model has {depth} layers (0 to {depth - 1})"
             )
         return stage.keep
+    if stage.drop is not None:
+        if stage.drop[-1] >= depth or len(stage.drop) == depth:
+            raise RecipeError(
+                f"'drop' is {list(stage.drop)}, but the model has {depth} layers (0 to {depth - 1}) "
+                "and must keep one"
+            )
+        return tuple(index for index in range(depth) if index not in stage.drop)
     if isinstance(stage.layers, int):
         if stage.layers > depth:
             raise RecipeError(f"'layers' is {stage.layers}, but the model has only {depth}; lower it")

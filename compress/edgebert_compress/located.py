@@ -1,6 +1,7 @@
 """Settings read from YAML with the line of every value, and checked against frozen dataclasses.
 
-What a field accepts comes from its annotation; the allowed range of a number from its metadata (`bounded`).
+What a field accepts comes from its annotation; what it means and the allowed range of a number
+from its metadata (`about`, `bounded`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union
@@ -37,25 +38,36 @@ class Range:
     def __str__(self) -> str:
         if math.isinf(self.high) or self.low_open:
             return f"{'above' if self.low_open else 'at least'} {self.low:g}" + (
-                "" if math.isinf(self.high) else f" and at most {self.high:g}"
+                ""
+                if math.isinf(self.high)
+                else f" and {'below' if self.high_open else 'at most'} {self.high:g}"
             )
         return (
             f"in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
         )
 
 
-def bounded(default: T, allowed: Range) -> T:
-    """A dataclass field with `default` whose number must lie in `allowed`."""
-    field: T = dataclasses.field(default=default, metadata={"range": allowed})
+def about(text: str, allowed: Range | None = None) -> dict[str, Any]:
+    """Metadata of a dataclass field: what the published schema says of it, and the allowed numbers."""
+    return {"about": text} | ({"range": allowed} if allowed else {})
+
+
+def bounded(default: T, allowed: Range, text: str) -> T:
+    """A dataclass field with `default` whose number must lie in `allowed`; `text` as in `about`."""
+    field: T = dataclasses.field(default=default, metadata=about(text, allowed))
     return field
 
 
 @dataclass(frozen=True)
 class Located:
-    """A scalar, a list of Located or a dict of Located, with the line it came from (0: no file)."""
+    """A scalar, a list of Located or a dict of Located, with the line it came from (0: no file).
+
+    `tag`: the name after `!` in the YAML; read only where the caller asks for tags.
+    """
 
     data: Any
     line: int
+    tag: str = ""
 
 
 def place(source: str, line: int) -> str:
@@ -73,12 +85,36 @@ def from_plain(value: object, depth: int = 0) -> Located:
     return Located(value, 0)
 
 
-def from_yaml(text: str, source: str) -> Located:
-    """Parse one YAML document with the safe loader. Raises RecipeError with the line."""
+def from_yaml(text: str, source: str, repeated: Callable[[str, int], None] | None = None) -> Located:
+    """Parse one YAML document with the safe loader. Raises RecipeError with the line.
+
+    `repeated` makes it lenient, for recipes of others: local tags are kept as `Located.tag`, and of an anchor
+    or a key given twice the last counts, for a key after `repeated(key, line)`.
+    """
     import yaml
 
-    loader = yaml.SafeLoader(text)
+    class Lenient(yaml.SafeLoader):
+        """As YAML 1.2 has it: an anchor given twice stands for the last value."""
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if not self.check_event(yaml.AliasEvent):
+                event = self.peek_event()  # type: ignore[no-untyped-call]
+                self.anchors.pop(getattr(event, "anchor", None), None)
+            return super().compose_node(parent, index)
+
+    loader = yaml.SafeLoader(text) if repeated is None else Lenient(text)
     budget = MAX_NODES
+
+    def mapping_items(node: yaml.MappingNode) -> dict[str, Located]:
+        items: dict[str, Located] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key in items:
+                if repeated is None:
+                    raise RecipeError(f"{place(source, line)}: key '{key[:60]}' is given twice; keep one")
+                repeated(key, line)
+            items[key] = build(value_node)
+        return items
 
     def build(node: yaml.Node) -> Located:
         nonlocal budget
@@ -86,18 +122,12 @@ def from_yaml(text: str, source: str) -> Located:
         line = node.start_mark.line + 1
         if budget < 0:
             raise RecipeError(f"{source}: more than {MAX_NODES} values; write the recipe without aliases")
+        tag = node.tag[1:] if repeated is not None and node.tag.startswith("!") else ""
         if isinstance(node, yaml.MappingNode):
-            items: dict[str, Located] = {}
-            for key_node, value_node in node.value:
-                key = str(key_node.value)
-                if key in items:
-                    where = place(source, key_node.start_mark.line + 1)
-                    raise RecipeError(f"{where}: key '{key}' is given twice; keep one")
-                items[key] = build(value_node)
-            return Located(items, line)
+            return Located(mapping_items(node), line, tag)
         if isinstance(node, yaml.SequenceNode):
-            return Located([build(item) for item in node.value], line)
-        return Located(loader.construct_object(node), line)
+            return Located([build(item) for item in node.value], line, tag)
+        return Located(node.value if tag else loader.construct_object(node), line, tag)
 
     try:
         node = loader.get_single_node()
@@ -117,7 +147,7 @@ def from_yaml(text: str, source: str) -> Located:
         loader.dispose()  # type: ignore[no-untyped-call]
 
 
-def _number(data: object) -> object:
+def as_number(data: object) -> object:
     """YAML 1.1 reads 1e-4 (no dot) as text; people mean the number."""
     if isinstance(data, str):
         try:
@@ -149,40 +179,45 @@ def _convert(  # noqa: PLR0911, PLR0912 - one case a type
                 return _convert(option, value, source, key)
             except RecipeError as error:
                 problems.append(str(error).rsplit(" must be ", 1)[-1].split(",")[0])
-        raise RecipeError(f"{where}: '{key}' must be {' or '.join(problems)}, not {_show(data)}")
+        raise RecipeError(f"{where}: '{key}' must be {' or '.join(problems)}, not {show(data)}")
     if dataclasses.is_dataclass(annotation):
         return read_dataclass(typing.cast(type, annotation), value, source, key)
     if origin is Literal:
         if data not in args:
             choices = ", ".join(f"'{arg}'" for arg in args)
             raise RecipeError(
-                f"{where}: '{key}' must be one of {choices}, not {_show(data)}".replace(", '", " '")
+                f"{where}: '{key}' must be one of {choices}, not {show(data)}".replace(", '", " '")
             )
         return data
     if origin is tuple:
         if not isinstance(data, list) or not data:
-            raise RecipeError(f"{where}: '{key}' must be a list such as [0 2 4], not {_show(data)}")
+            example = "['*.query.weight']" if args[0] is str else "[0 2 4]"
+            raise RecipeError(f"{where}: '{key}' must be a list such as {example}, not {show(data)}")
         return tuple(_convert(args[0], item, source, key) for item in data)
+    if annotation is bool:
+        if isinstance(data, bool):
+            return data
+        raise RecipeError(f"{where}: '{key}' must be true or false, not {show(data)}")
     if annotation is float:
-        number = _number(data)
+        number = as_number(data)
         if _is_integer(number) or isinstance(number, float):
             return float(typing.cast(float, number))
-        raise RecipeError(f"{where}: '{key}' must be a number, not {_show(data)}")
+        raise RecipeError(f"{where}: '{key}' must be a number, not {show(data)}")
     if annotation is int:
         if _is_integer(data):
             return data
-        raise RecipeError(f"{where}: '{key}' must be a whole number, not {_show(data)}")
+        raise RecipeError(f"{where}: '{key}' must be a whole number, not {show(data)}")
     if isinstance(data, str):
         return data
-    raise RecipeError(f"{where}: '{key}' must be text, not {_show(data)}")
+    raise RecipeError(f"{where}: '{key}' must be text, not {show(data)}")
 
 
-def _show(data: object) -> str:
+def show(data: object) -> str:
     if isinstance(data, dict):
         return "a mapping"
     if isinstance(data, list):
         return "a list"
-    return "nothing" if data is None else f"'{str(data)[:60]}'"
+    return "nothing" if data is None else f"'{' '.join(str(data).split())[:60]}'"
 
 
 def unknown_key(key: str, known: list[str], where: str) -> RecipeError:
@@ -193,7 +228,7 @@ def unknown_key(key: str, known: list[str], where: str) -> RecipeError:
 
 def mapping(value: Located, source: str, key: str) -> dict[str, Located]:
     if not isinstance(value.data, dict):
-        raise RecipeError(f"{place(source, value.line)}: '{key}' must be a mapping, not {_show(value.data)}")
+        raise RecipeError(f"{place(source, value.line)}: '{key}' must be a mapping, not {show(value.data)}")
     return value.data
 
 

@@ -1,4 +1,9 @@
-"""Magnitude pruning: the baseline that second-order pruning has to beat."""
+"""Magnitude pruning: the baseline that second-order pruning has to beat.
+
+GMP* (Kurtic and Alistarh 2022, arXiv 2210.06384) is this ranking with the schedule, learning rate and
+distillation of oBERT: a large first step, cubic sparsity, rates that restart at the pruning steps, a hot
+teacher. A recipe gets it with `method: magnitude` and the same settings otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from edgebert_compress.masks import Masks, check_block, masks_from_scores
+from edgebert_compress.masks import Masks, Ranking, check_block, masks_from_scores
 
 
 def magnitude_scores(
@@ -23,6 +28,12 @@ def magnitude_scores(
     return scores
 
 
-def prune(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], block: int, target: float) -> Masks:
-    """Masks at sparsity `target`, ranked over all tensors together. Weights are left as they are."""
-    return masks_from_scores(magnitude_scores(parameters, masks, block), masks, target)
+def prune(
+    parameters: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    block: int,
+    target: float,
+    ranking: Ranking = "global",
+) -> Masks:
+    """Masks at sparsity `target`, ranked over all tensors or in each. Weights stay as they are."""
+    return masks_from_scores(magnitude_scores(parameters, masks, block), masks, target, ranking)

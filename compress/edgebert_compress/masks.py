@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgebert_compress.errors import ModelError
+from edgebert_compress.errors import ModelError, TrainingError
 
 Masks = dict[str, Tensor]
+Ranking = Literal["global", "tensor"]
 
 
 def full_masks(parameters: Mapping[str, Tensor]) -> Masks:
@@ -29,6 +33,8 @@ def masks_from_zeros(parameters: Mapping[str, Tensor], block: int) -> Masks:
 
 def check_block(name: str, value: Tensor, block: int) -> None:
     """Raises ModelError when `block` does not divide a row: a block must not straddle two outputs."""
+    if block < 1:
+        raise ModelError(f"blocks of {block} weights cannot be pruned from {name}; give 1 or more")
     if value.shape[-1] % block:
         raise ModelError(
             f"{name} has rows of {value.shape[-1]} weights, which blocks of {block} do not divide; "
@@ -50,21 +56,45 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
     return 1 - kept / size if size else 0.0
 
 
-def masks_from_scores(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: float) -> Masks:
-    """Prune the lowest scores over all tensors together until a share `target` of them is pruned.
+def masks_from_scores(
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: float, ranking: Ranking = "global"
+) -> Masks:
+    """Prune the lowest scores until a share `target` is pruned, over all tensors together or of each tensor.
 
     `scores`: one value a weight or a block, in row-major order; -inf for what is pruned already.
     Exactly round(target * count) are pruned, but never fewer than are -inf; ties go by position.
-    What `masks` prunes stays pruned.
+    What `masks` prunes stays pruned. Raises TrainingError for a score that is NaN.
     """
-    ranked = torch.cat([score.reshape(-1) for score in scores.values()])
-    dead = int(torch.isneginf(ranked).sum())
-    count = max(round(target * ranked.numel()), dead)
-    keep = torch.ones_like(ranked, dtype=torch.bool)
-    keep[torch.sort(ranked, stable=True).indices[:count]] = False
+    flat = {
+        name: score.detach().reshape(-1).to("cpu", torch.float32).numpy() for name, score in scores.items()
+    }
+    for name, values in flat.items():
+        if np.isnan(values).any():
+            raise TrainingError(f"a saliency of {name} is not a number; check its weights and gradients")
+    groups = [list(flat)] if ranking == "global" else [[name] for name in flat]
     new = {}
-    parts = torch.split(keep, [score.numel() for score in scores.values()])
-    for name, part in zip(scores, parts, strict=True):
-        old = masks[name]
-        new[name] = part.repeat_interleave(old.numel() // part.numel()).reshape(old.shape) & old
+    for group in groups:
+        for name, keep in zip(group, _kept([flat[name] for name in group], target), strict=True):
+            old = masks[name]
+            part = torch.from_numpy(keep).to(old.device)
+            new[name] = part.repeat_interleave(old.numel() // part.numel()).reshape(old.shape) & old
     return new
+
+
+def _kept(scores: list[NDArray[np.float32]], target: float) -> list[NDArray[np.bool_]]:
+    """Selection by partition, not by a sort: one copy of the scores is all the memory it takes."""
+    ranked = np.concatenate(scores)
+    count = max(round(target * len(ranked)), int(np.isneginf(ranked).sum()))
+    if count == 0:
+        return [np.ones(len(part), bool) for part in scores]
+    ranked.partition(count - 1)
+    threshold = ranked[count - 1]
+    ties = count - int((ranked[:count] < threshold).sum())
+    kept = []
+    for part in scores:
+        keep = part > threshold
+        equal = np.flatnonzero(part == threshold)
+        keep[equal[ties:]] = True
+        ties = max(0, ties - len(equal))
+        kept.append(keep)
+    return kept

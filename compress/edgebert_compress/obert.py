@@ -5,25 +5,42 @@ Kurtic et al. 2022 (arXiv 2203.07259), section 3. With Q a weight or a block of 
     saliency  ρ_Q = ½ w_Qᵀ ([F⁻¹]_QQ)⁻¹ w_Q
     update    δw  = -F⁻¹ E_Q ([F⁻¹]_QQ)⁻¹ w_Q
 
-The updates of all that one step prunes are summed, as the authors do, then the pruned weights become zero.
+`update="summed"` adds up the updates of all that one step prunes, as the authors do; "joint" solves for all
+pruned weights of a Fisher block together (`joint_solve`); "eliminating" does so too, and ranks them one after
+another (`elimination`). Then the pruned weights become zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from edgebert_compress import distributed
+from edgebert_compress.data import Progress, silent
+from edgebert_compress.elimination import elimination_scores
 from edgebert_compress.errors import TrainingError
-from edgebert_compress.fisher import DAMPENING_GRID, FisherInverse, GradientSource, estimate
-from edgebert_compress.masks import Masks, apply_masks, check_block, masks_from_scores, sparsity
+from edgebert_compress.fisher import breakdown, in_blocks
+from edgebert_compress.fisher_pieces import Piece
+from edgebert_compress.fisher_shards import FisherSettings, FisherShards
+from edgebert_compress.gradients import GradientPass, GradientSource
+from edgebert_compress.joint_solve import joint_pull
+from edgebert_compress.masks import Masks, Ranking, apply_masks, check_block, masks_from_scores, sparsity
+from edgebert_compress.memory import MemoryPlan, free_memory, plan
+from edgebert_compress.spill import free_bytes, scratch_folder
+
+Pieces = Iterator[tuple[Piece, Tensor]]  # with F⁻¹ [count, B, B]
+Update = Literal["summed", "joint", "eliminating"]
+REPORT_EVERY = 10  # pieces
 
 
 @dataclass(frozen=True)
 class ObertSettings:
-    """`block`: weights pruned together (1 or 4). `fisher_block`: B. `gradients`: m. `dampening`: λ.
+    """`block`: weights pruned together (1, 4, 8, 16, 32). `fisher_block`: B. `gradients`: m. `dampening`: λ.
 
     `recomputations`: r, how often the inverse is estimated anew within one pruning step.
     """
@@ -33,39 +50,52 @@ class ObertSettings:
     gradients: int
     dampening: float
     recomputations: int = 1
+    update: Update = "summed"
+    ranking: Ranking = "global"
+    dtype: torch.dtype = torch.float32
 
-
-def solve_blocks(fisher: FisherInverse, weight: Tensor, block: int) -> Tensor:
-    """([F⁻¹]_QQ)⁻¹ w_Q for every Q at once: [size / block, block], row-major. Raises TrainingError."""
-    w = fisher.split(weight.detach().reshape(-1).to(fisher.inverse.dtype))  # [count, B]
-    if block == 1:
-        solved = w / fisher.inverse.diagonal(dim1=1, dim2=2)
-    else:
-        per_fisher_block = fisher.block // block
-        tiles = fisher.inverse.reshape(-1, per_fisher_block, block, per_fisher_block, block)
-        own = tiles.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # [count, B / block, block, block]
-        right = w.reshape(-1, per_fisher_block, block, 1)
-        factor, info = torch.linalg.cholesky_ex(own)
-        if bool(info.any()):
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.fisher_block < 1 or self.fisher_block % self.block:
             raise TrainingError(
-                f"a {block} x {block} part of the Fisher inverse is not positive definite; "
-                f"raise 'dampening' (try {DAMPENING_GRID})"
+                f"a Fisher block of {self.fisher_block} weights does not hold whole blocks of {self.block}; "
+                f"take a multiple of {self.block}"
             )
-        solved = torch.cholesky_solve(right, factor).squeeze(-1)
-    return solved.reshape(-1)[: weight.numel()].reshape(-1, block)
+        if self.gradients < 1 or self.recomputations < 1:
+            raise TrainingError(
+                f"{self.gradients} gradients and {self.recomputations} recomputations; give at least one each"
+            )
+        if not 0 < self.dampening < float("inf"):
+            raise TrainingError(f"dampening is {self.dampening:g}; give a number above 0, such as 1e-7")
+
+    @property
+    def fisher(self) -> FisherSettings:
+        return FisherSettings(self.fisher_block, self.gradients, self.dampening, self.dtype)
 
 
-def saliency(weight: Tensor, solved: Tensor, mask: Tensor) -> Tensor:
-    """ρ_Q of every Q, [size / block]; -inf where it is pruned already. `solved` from `solve_blocks`."""
-    block = solved.shape[1]
-    score = 0.5 * (weight.detach().reshape(-1, block) * solved).sum(dim=1)
-    return score.masked_fill(~mask.reshape(-1, block).any(dim=1), -torch.inf)
+def block_pull(inverse: Tensor, weight: Tensor, block: int, name: str, dampening: float) -> Tensor:
+    """([F⁻¹]_QQ)⁻¹ w_Q for every Q at once: [count, B]. `inverse` [count, B, B], `weight` [count, B].
+
+    Raises TrainingError when a part of the inverse is not positive definite.
+    """
+    if block == 1:
+        return weight / inverse.diagonal(dim1=1, dim2=2)
+    count, size = weight.shape
+    tiles = inverse.reshape(count, size // block, block, size // block, block)
+    own = tiles.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # [count, B / block, block, block]
+    factor, info = torch.linalg.cholesky_ex(own)
+    if bool(info.any()):
+        raise breakdown(name, dampening, f"a part of {block} x {block} is not positive definite")
+    return torch.cholesky_solve(weight.reshape(count, -1, block, 1), factor).reshape(count, size)
 
 
-def summed_update(fisher: FisherInverse, solved: Tensor, pruned: Tensor) -> Tensor:
-    """Σ_Q δw over the pruned Q, flat [size]. `pruned`: bool per weight, flat or shaped."""
-    pull = fisher.split(solved.reshape(-1) * pruned.reshape(-1))  # E_Q (…)⁻¹ w_Q, summed
-    return -(fisher.inverse @ pull.unsqueeze(-1)).reshape(-1)[: fisher.size]
+def saliency(weight: Tensor, pull: Tensor, block: int) -> Tensor:
+    """ρ_Q of every Q: [count, B / block]. `pull` from `block_pull`."""
+    return 0.5 * (weight * pull).reshape(len(weight), -1, block).sum(dim=2)
+
+
+def step(inverse: Tensor, pull: Tensor) -> Tensor:
+    """δw = -F⁻¹ pull of every Fisher block: [count, B]."""
+    return -(inverse @ pull.unsqueeze(2)).squeeze(2)
 
 
 def partial_targets(current: float, target: float, recomputations: int) -> list[float]:
@@ -73,43 +103,150 @@ def partial_targets(current: float, target: float, recomputations: int) -> list[
     return [current + (target - current) * (part + 1) / recomputations for part in range(recomputations)]
 
 
+def of_piece(flat: Tensor, piece: Piece) -> Tensor:
+    """The weights of a piece in Fisher blocks: [count, B], zero-padded."""
+    return in_blocks(flat.reshape(-1)[piece.weights], piece.block)
+
+
+@torch.no_grad()
+def scores(
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    pieces: Pieces,
+    settings: ObertSettings,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Tensor]:
+    """ρ_Q of every Q by tensor: float32 [size / block] on the CPU, -inf where it is pruned already."""
+    block, dampening = settings.block, settings.dampening
+    found = {name: torch.zeros(mask.numel() // block) for name, mask in masks.items()}
+    for done, (piece, inverse) in enumerate(pieces, 1):
+        weight = of_piece(weights[piece.name], piece).to(inverse.dtype)
+        if settings.update == "eliminating":
+            score = elimination_scores(inverse, weight, block, piece.name, dampening)
+        else:
+            score = saliency(weight, block_pull(inverse, weight, block, piece.name, dampening), block)
+        place = slice(piece.weights.start // block, piece.weights.stop // block)
+        found[piece.name][place] = score.reshape(-1)[: place.stop - place.start].to("cpu", torch.float32)
+        progress(done)
+    distributed.sum_parts(found)
+    for name, mask in masks.items():
+        dead = ~mask.reshape(-1, block).any(dim=1)
+        found[name].masked_fill_(dead.to("cpu"), -torch.inf)
+    return found
+
+
+@torch.no_grad()
+def moves(
+    weights: Mapping[str, Tensor], new: Mapping[str, Tensor], pieces: Pieces, settings: ObertSettings
+) -> dict[str, Tensor]:
+    """δw by tensor, flat, for pruning to the masks `new`; after `scores`. Raises TrainingError."""
+    found = {name: torch.zeros(mask.numel(), device=mask.device) for name, mask in new.items()}
+    for piece, inverse in pieces:
+        weight = of_piece(weights[piece.name], piece).to(inverse.dtype)
+        pruned = ~of_piece(new[piece.name], piece)
+        if settings.update != "summed":
+            pull = joint_pull(inverse, weight, pruned, piece.name, settings.dampening)
+        else:
+            pull = block_pull(inverse, weight, settings.block, piece.name, settings.dampening) * pruned
+        move = step(inverse, pull).reshape(-1)
+        found[piece.name][piece.weights] = move[: piece.weights.stop - piece.weights.start].float()
+    distributed.sum_parts(found)
+    for name, move in found.items():
+        if not bool(torch.isfinite(move).all()):
+            raise breakdown(name, settings.dampening, "the update is not finite")
+    return found
+
+
 @torch.no_grad()
 def prune_once(
     parameters: Mapping[str, nn.Parameter],
     masks: Mapping[str, Tensor],
-    fishers: Mapping[str, FisherInverse],
-    block: int,
+    gradients: GradientPass,
+    settings: ObertSettings,
     target: float,
+    plan: MemoryPlan,
+    scratch: Path | None = None,
+    progress: Progress = silent,
 ) -> Masks:
-    """Prune to sparsity `target` and move the survivors, in place; the new masks."""
-    solved = {name: solve_blocks(fishers[name], parameters[name], block) for name in masks}
-    scores = {name: saliency(parameters[name], solved[name], masks[name]) for name in masks}
-    new = masks_from_scores(scores, masks, target)
-    for name, mask in new.items():
-        weight = parameters[name]
-        weight.add_(summed_update(fishers[name], solved[name], ~mask).reshape(weight.shape))
+    """Prune to sparsity `target` and move the survivors, in place; the new masks. Raises TrainingError."""
+    weights = {name: parameters[name].detach() for name in masks}
+    with FisherShards(masks, gradients, settings.fisher, plan, scratch) as shards:
+
+        def report(done: int) -> None:
+            if done % REPORT_EVERY == 0 or done == shards.count:
+                progress("saliency", done, shards.count)
+
+        new = masks_from_scores(
+            scores(weights, masks, shards.scoring(), settings, report), masks, target, settings.ranking
+        )
+        # Applied only after the last: a second estimate needs the gradients at the weights of the first.
+        found = moves(weights, new, shards.updating(), settings)
+    for name, move in found.items():
+        weights[name].add_(move.reshape(weights[name].shape))
     apply_masks(parameters, new)
     return new
+
+
+def plan_step(
+    parameters: Mapping[str, Tensor],
+    settings: ObertSettings,
+    memory: int | None = None,
+    scratch: Path | None = None,
+) -> MemoryPlan:
+    """How one estimate, score and update will be done within `memory` bytes; also for a dry run.
+
+    None takes a share of what is free now. Raises TrainingError naming the minimum when nothing fits.
+    """
+    if not parameters:
+        raise TrainingError("no tensor to prune; give at least one")
+    device = next(iter(parameters.values())).device
+    processes = distributed.world()[1]
+    budget = free_memory(device) // (processes if device.type == "cpu" else 1) if memory is None else memory
+    return plan(
+        {name: value.numel() for name, value in parameters.items()},
+        block=settings.block,
+        fisher_block=settings.fisher_block,
+        gradients=settings.gradients,
+        memory=distributed.least(budget),
+        scratch_free=distributed.least(free_bytes(scratch_folder(scratch))),
+        dtype=settings.dtype,
+        processes=processes,
+        gpu=device.type == "cuda",
+    )
 
 
 def prune(
     parameters: Mapping[str, nn.Parameter],
     masks: Mapping[str, Tensor],
-    gradient_source: GradientSource,
+    source: GradientSource,
     settings: ObertSettings,
     target: float,
+    *,
+    memory: int | None = None,
+    scratch: Path | None = None,
+    progress: Progress = silent,
 ) -> Masks:
-    """One pruning step to sparsity `target` with `recomputations` estimates of the inverse; the new masks."""
-    new = dict(masks)
+    """One pruning step to sparsity `target` with `recomputations` estimates of the inverse; the new masks.
+
+    `parameters`: what takes part in the ranking; `masks`: of the same names. `memory`: bytes for the inverse,
+    the gradients and all temporary arrays, None for a share of what is free; it decides how the work is done
+    and never what comes out. `scratch`: where the inverse may be spilled. Over several processes each one
+    estimates its share of the pieces, and all end with the same masks and weights.
+    Raises ModelError and TrainingError, before any weight has changed in the step that fails.
+    """
     for name, parameter in parameters.items():
         check_block(name, parameter, settings.block)
-    for part in partial_targets(sparsity(masks), target, settings.recomputations):
-        fishers = estimate(
+    how = plan_step(parameters, settings, memory, scratch)
+    new = {name: masks[name] for name in parameters}
+    for part in partial_targets(sparsity(new), target, settings.recomputations):
+        new = prune_once(
+            parameters,
             new,
-            gradient_source(settings.gradients),
-            count=settings.gradients,
-            block=settings.fisher_block,
-            dampening=settings.dampening,
+            source(settings.gradients),
+            settings,
+            part,
+            how,
+            scratch_folder(scratch),
+            progress,
         )
-        new = prune_once(parameters, new, fishers, settings.block, part)
     return new

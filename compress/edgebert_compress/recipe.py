@@ -10,14 +10,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgebert_compress.errors import RecipeError
 from edgebert_compress.located import (
     Located,
-    Range,
-    bounded,
-    check_ranges,
     from_plain,
     from_yaml,
     mapping,
@@ -25,168 +22,74 @@ from edgebert_compress.located import (
     read_dataclass,
     unknown_key,
 )
+from edgebert_compress.recipe_stages import (
+    BLOCK_SIZES,
+    SHARES,
+    STAGE_KINDS,
+    Attention,
+    Distillation,
+    DropLayersStage,
+    FastStage,
+    FineTuneStage,
+    LayerShare,
+    Method,
+    Pattern,
+    PruneStage,
+    QuantizeStage,
+    Ranking,
+    Schedule,
+    Stage,
+    Training,
+    TrainStage,
+    Update,
+)
 
-Method = Literal["obert", "magnitude"]
-Pattern = Literal["4-block", "unstructured"]
-Attention = Literal["int8", "float"]
-LayerShare = Literal["two-thirds", "half", "third"]
-BLOCK_SIZES: Mapping[str, int] = {"unstructured": 1, "4-block": 4}
-SHARES: Mapping[str, float] = {"two-thirds": 2 / 3, "half": 1 / 2, "third": 1 / 3}
+__all__ = [
+    "BLOCK_SIZES",
+    "SHARES",
+    "STAGE_KINDS",
+    "Attention",
+    "Distillation",
+    "DropLayersStage",
+    "FastStage",
+    "FineTuneStage",
+    "LayerShare",
+    "Method",
+    "Pattern",
+    "PruneStage",
+    "QuantizeStage",
+    "Ranking",
+    "Recipe",
+    "Schedule",
+    "Stage",
+    "TrainStage",
+    "Training",
+    "Update",
+    "builtin_recipes",
+    "builtin_text",
+    "default_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_from_dict",
+    "stage_as_dict",
+]
+
 MAX_RECIPE_BYTES = 1 << 20
 NARROW = 256  # hidden sizes up to this train at the rates of small models
-POSITIVE = Range(0, low_open=True)
-AT_LEAST_ONE = Range(1)
-
-
-@dataclass(frozen=True)
-class Training:
-    """AdamW with linear warm-up and decay. `epochs` may be a fraction; 0 means no training.
-
-    `warmup`: share of all steps. `weight_decay`: on matrices only.
-    """
-
-    epochs: float = bounded(5.0, Range(0, 10_000))
-    learning_rate: float = bounded(1e-4, Range(0, 1, low_open=True))
-    batch_size: int = bounded(32, Range(1, 4096))
-    warmup: float = bounded(0.1, Range(0, 1))
-    weight_decay: float = bounded(0.01, Range(0, 1))
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True)
-class FineTuneStage(Training):
-    """Training of the teacher on labels alone; same settings as any training, no distillation.
-
-    `head_rate`: a new head learns at this multiple of `learning_rate`; it has further to go than the body.
-    """
-
-    epochs: float = bounded(5.0, Range(0, 10_000, low_open=True))
-    head_rate: float = bounded(10.0, Range(1, 1000))
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """loss = (1 - hardness) * task + hardness * KL(student/T, teacher/T) * T²."""
-
-    hardness: float = bounded(0.8, Range(0, 1))
-    temperature: float = bounded(2.0, POSITIVE)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True)
-class DropLayersStage:
-    """Keep some encoder layers, then train with distillation.
-
-    `keep`: indices to keep, ascending. Without it `layers` says how many: a number or a share of the depth.
-    """
-
-    keep: tuple[int, ...] | None = None
-    layers: int | LayerShare = field(default="two-thirds", metadata={"range": AT_LEAST_ONE})
-    training: Training = field(default_factory=Training)
-    distillation: Distillation = field(default_factory=Distillation)
-    kind: Literal["drop-layers"] = "drop-layers"
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.keep is not None and (min(self.keep) < 0 or list(self.keep) != sorted(set(self.keep))):
-            raise RecipeError(f"'keep' must ascend without repeats from 0 up, not {list(self.keep)}")
-
-    @property
-    def title(self) -> str:
-        what = f"layers {', '.join(map(str, self.keep))}" if self.keep else f"{self.layers} of the layers"
-        return f"keep {what}"
-
-
-@dataclass(frozen=True)
-class PruneStage:
-    """Gradual pruning to `sparsity`, cubic from `initial_sparsity` in `steps`, with training between them.
-
-    The steps are spread evenly over the first `pruning_share` of the training.
-    oBERT only: `gradients` (m) mini-batch gradients of `gradient_batch_size` examples, `dampening` (λ),
-    `fisher_block_size` (B; 50 unstructured, 32 for 4-block by default), `recomputations` (r) per step.
-    """
-
-    method: Method = "obert"
-    pattern: Pattern = "4-block"
-    sparsity: float = bounded(0.8, Range(0, 1, high_open=True))
-    initial_sparsity: float = bounded(0.3, Range(0, 1, high_open=True))
-    steps: int = bounded(5, Range(1, 1000))
-    pruning_share: float = bounded(0.6, Range(0, 1, high_open=True))
-    gradients: int = bounded(256, AT_LEAST_ONE)
-    gradient_batch_size: int = bounded(8, AT_LEAST_ONE)
-    dampening: float = bounded(1e-7, POSITIVE)
-    fisher_block_size: int | None = bounded(None, Range(1, 1024))
-    recomputations: int = bounded(1, Range(1, 1000))
-    training: Training = field(default_factory=lambda: Training(epochs=8))
-    distillation: Distillation = field(default_factory=Distillation)
-    kind: Literal["prune"] = "prune"
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.initial_sparsity > self.sparsity:
-            raise RecipeError(
-                f"'initial_sparsity' {self.initial_sparsity:g} is above "
-                f"'sparsity' {self.sparsity:g}; lower it"
-            )
-        if self.fisher_block % self.block:
-            raise RecipeError(
-                f"'fisher_block_size' {self.fisher_block} is no multiple of {self.block}, as pattern "
-                f"'{self.pattern}' needs; take 32"
-            )
-
-    @property
-    def block(self) -> int:
-        """Weights that are pruned together."""
-        return BLOCK_SIZES[self.pattern]
-
-    @property
-    def fisher_block(self) -> int:
-        return self.fisher_block_size or (50 if self.pattern == "unstructured" else 32)
-
-    @property
-    def title(self) -> str:
-        return f"prune {self.sparsity:.0%} {self.pattern} ({self.method})"
-
-
-@dataclass(frozen=True)
-class QuantizeStage:
-    """INT8 weights, embeddings and run-time activations; trained when `training.epochs` is above 0.
-
-    `attention`: whether the training simulates the products inside attention in INT8 or leaves them float.
-    """
-
-    attention: Attention = "int8"
-    training: Training = field(
-        default_factory=lambda: Training(epochs=2, learning_rate=3e-5, weight_decay=0.0)
-    )
-    distillation: Distillation = field(default_factory=Distillation)
-    kind: Literal["quantize"] = "quantize"
-
-    @property
-    def title(self) -> str:
-        return "INT8, trained" if self.training.epochs else "INT8, post-training"
-
-
-Stage = DropLayersStage | PruneStage | QuantizeStage
-STAGE_KINDS: Mapping[str, type[Stage]] = {
-    "drop-layers": DropLayersStage,
-    "prune": PruneStage,
-    "quantize": QuantizeStage,
-}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages in order. Raises RecipeError when quantising is not last: it fixes the weights for good."""
+    """Stages in order. Raises RecipeError when quantising is not last: it fixes the weights for good.
+
+    `notes`: what a translation from another format wants its user to know; no part of the recipe itself.
+    """
 
     name: str
     stages: tuple[Stage, ...]
     fine_tune: FineTuneStage = field(default_factory=FineTuneStage)
     description: str = ""
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -202,16 +105,21 @@ class Recipe:
         return {
             "name": self.name,
             "description": self.description,
-            "fine_tune": asdict(self.fine_tune),
+            "fine_tune": _plain(asdict(self.fine_tune)),
             "stages": [stage_as_dict(stage) for stage in self.stages],
         }
 
 
 def stage_as_dict(stage: Stage) -> dict[str, Any]:
+    """Plain JSON types; settings that are None or empty are left out."""
+    return _plain(asdict(stage))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(stage).items()
-        if value is not None
+        key: _plain(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+        if value is not None and value != ()
     }
 
 
@@ -228,12 +136,19 @@ def builtin_recipes() -> tuple[str, ...]:
 
 @cache
 def _builtin(name: str) -> Recipe:
-    text = (files("edgebert_compress") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    return _read_recipe(from_yaml(text, f"{name}.yaml"), f"{name}.yaml", name)
+    return parse_recipe(builtin_text(name), f"{name}.yaml", name)
+
+
+def builtin_text(name: str) -> str:
+    """The YAML of a built-in recipe as it lies in the package."""
+    return (files("edgebert_compress") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A built-in recipe by name, or a YAML file. Raises RecipeError naming file, line and key."""
+    """A built-in recipe by name, or a file: our YAML, or SparseML's, which is translated.
+
+    Raises RecipeError naming file, line and key. What a translation wants its user to know is in `notes`.
+    """
     if name_or_path in builtin_recipes():
         return _builtin(name_or_path)
     path = Path(name_or_path)
@@ -248,7 +163,17 @@ def load_recipe(name_or_path: str) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    return _read_recipe(from_yaml(text, str(path)), str(path), path.stem)
+    return parse_recipe(text, str(path), path.stem)
+
+
+def parse_recipe(text: str, source: str, name: str) -> Recipe:
+    """A recipe from text; `source` is what errors call it, `name` its name unless it has one."""
+    from edgebert_compress.sparseml.document import is_sparseml
+    from edgebert_compress.sparseml.translate import translate
+
+    if is_sparseml(text):
+        return translate(text, source, name)
+    return _read_recipe(from_yaml(text, source), source, name)
 
 
 def default_recipe(targets: Sequence[str], layers: int, hidden_size: int) -> Recipe:

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from edgebert_compress import checkpoint as checkpoints
-from edgebert_compress import magnitude, obert, quantize
+from edgebert_compress import distributed, quantize
 from edgebert_compress.architecture import layer_list, prunable_parameters
 from edgebert_compress.checkpoint import Checkpoint, CompressionRecord
-from edgebert_compress.data import Progress, TokenizedDataset, check_dataset, label_tensor
-from edgebert_compress.distill import combined_loss
+from edgebert_compress.data import Progress, TokenizedDataset
 from edgebert_compress.errors import CheckpointError
+from edgebert_compress.freezing import check_pruned
+from edgebert_compress.kcm import PATTERN, KcmFacts, fast_compress
 from edgebert_compress.layer_drop import drop_layers, layers_to_keep
-from edgebert_compress.masks import Masks, apply_masks, full_masks, sparsity
-from edgebert_compress.obert import ObertSettings
-from edgebert_compress.recipe import DropLayersStage, PruneStage, QuantizeStage, Stage, stage_as_dict
-from edgebert_compress.schedule import cubic_sparsity, cyclic_rate, pruning_points
-from edgebert_compress.trainer import (
-    REPORT_EVERY,
-    Hooks,
-    TrainingFacts,
-    batches,
-    forward,
-    step_count,
-    train_model,
+from edgebert_compress.masks import Masks, full_masks, masks_from_zeros, sparsity
+from edgebert_compress.pruner import Pruner
+from edgebert_compress.quantize import Int8Tensor
+from edgebert_compress.recipe import (
+    DropLayersStage,
+    FastStage,
+    PruneStage,
+    QuantizeStage,
+    Stage,
+    TrainStage,
+    stage_as_dict,
 )
+from edgebert_compress.resume import EVERY, Note, SnapshotFolder, identity
+from edgebert_compress.tasks import TEXT_CLASSIFICATION, TrainingTask
+from edgebert_compress.teacher import TeacherSource, wants_teacher
+from edgebert_compress.trainer import TrainingFacts, train_model
+from edgebert_compress.training_run import Evaluate, Holding, Job
 
 
 @dataclass(frozen=True)
 class StageFacts:
-    """What a stage did. `sparsity`: share of zeros over all prunable weights. `seconds`: wall-clock time."""
+    """What a stage did.
+
+    `sparsity`: share of zeros over all prunable weights. `sparsity_curve`: (training step, share of zeros
+    over the tensors that the stage prunes) after each pruning step. `metric_curve`: (training steps done,
+    value) of `evaluate` at the end of each epoch and after each pruning step. `seconds`: wall-clock time.
+    `fast`: what the fast path kept and how it scaled the rest (`KcmFacts`), None for other stages.
+    """
 
     name: str
     kind: str
@@ -50,6 +60,8 @@ class StageFacts:
     sparsity: float
     sparsity_curve: tuple[tuple[int, float], ...]
     quantized_tensors: int
+    metric_curve: tuple[tuple[int, float], ...] = ()
+    fast: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -68,122 +80,88 @@ class StageFacts:
             "sparsity": self.sparsity,
             "sparsity_curve": [list(point) for point in self.sparsity_curve],
             "quantized_tensors": self.quantized_tensors,
+            "metric_curve": [list(point) for point in self.metric_curve],
+            **({} if self.fast is None else {"fast": self.fast}),
         }
 
 
 @dataclass(frozen=True)
-class _Work:
-    """One stage on a loaded model: everything a stage needs, nothing about folders."""
+class _Result:
+    """What a stage leaves in the model: masks, their patterns, and what it has to say of itself."""
 
-    model: nn.Module
-    data: TokenizedDataset
-    teacher_logits: NDArray[np.float32] | None
-    seed: int
-    progress: Progress
-
-    def train(self, stage: Stage, phase: str, hooks: Hooks) -> TrainingFacts:
-        return train_model(
-            self.model,
-            self.data,
-            stage.training,
-            distillation=stage.distillation,
-            teacher_logits=self.teacher_logits,
-            seed=self.seed,
-            progress=self.progress,
-            phase=phase,
-            hooks=hooks,
-        )
+    training: TrainingFacts
+    masks: Masks
+    patterns: dict[str, str]
+    kept: tuple[int, ...]
+    sparsity_curve: tuple[tuple[int, float], ...] = ()
+    quantized: dict[str, Int8Tensor] | None = None
+    fast: KcmFacts | None = None
 
 
-def task_gradients(
-    work: _Work, names: list[str], order: Iterator[list[int]], count: int
-) -> Iterator[dict[str, Tensor]]:
-    """`count` gradients of the task loss in eval mode, each the mean over the next mini-batch of `order`."""
-    device = next(work.model.parameters()).device
-    for done in range(count):
-        work.model.eval()
-        indices = next(order)
-        work.model.zero_grad(set_to_none=True)
-        logits = forward(work.model, work.data, indices)
-        combined_loss(logits, label_tensor(work.data, indices, device), None, None).backward()  # type: ignore[no-untyped-call]
-        gradients = {}
-        for name in names:
-            gradient = work.model.get_parameter(name).grad
-            assert gradient is not None
-            gradients[name] = gradient.detach().clone()
-        if (done + 1) % REPORT_EVERY == 0 or done + 1 == count:
-            work.progress("gradients", done + 1, count)
-        yield gradients
-    work.model.zero_grad(set_to_none=True)
-
-
-def run_drop(
-    work: _Work, stage: DropLayersStage, masks: Masks
-) -> tuple[tuple[int, ...], Masks, TrainingFacts]:
-    """Drop layers, train what is left; the kept indices and the masks under their new names."""
-    keep = layers_to_keep(stage, len(layer_list(work.model)))
-    before = {id(value): name for name, value in prunable_parameters(work.model).items()}
-    drop_layers(work.model, keep)
-    after = {name: before[id(value)] for name, value in prunable_parameters(work.model).items()}
-    renamed = {name: masks[old] for name, old in after.items() if old in masks}
-    return keep, renamed, work.train(stage, "drop layers", holding(work.model, renamed))
-
-
-def holding(model: nn.Module, masks: Masks) -> Hooks:
-    """Hooks that keep pruned weights at zero."""
+def run_drop(loaded: Checkpoint, stage: DropLayersStage, job: Job) -> _Result:
+    """Drop layers, then train what is left."""
+    model, record = loaded.model, _record(loaded)
+    keep = layers_to_keep(stage, len(layer_list(model)))
+    before = {id(value): name for name, value in prunable_parameters(model).items()}
+    masks = checkpoints.masks_of(loaded)
+    drop_layers(model, keep)
     parameters = prunable_parameters(model)
-    return Hooks(after_step=lambda: apply_masks(parameters, masks))
+    old_names = {name: before[id(value)] for name, value in parameters.items()}
+    masks = {name: masks[old] for name, old in old_names.items() if old in masks}
+    patterns = {name: record.sparsity[old]["pattern"] for name, old in old_names.items() if name in masks}
+    kept = tuple(record.layers_kept[index] for index in keep)
+    facts = train_model(
+        model, stage.training, replace(job, kept=kept), Holding(parameters, masks), phase="drop layers"
+    )
+    return _Result(facts, masks, patterns, kept)
 
 
 def run_prune(
-    work: _Work, stage: PruneStage, masks: Masks
-) -> tuple[Masks, list[tuple[int, float]], TrainingFacts]:
-    """Gradual pruning; the final masks, (training step, sparsity) of each pruning step, the training."""
-    parameters = prunable_parameters(work.model)
-    current = full_masks(parameters) | masks
-    total = step_count(work.data, stage.training)
-    points = pruning_points(total, stage.steps, stage.pruning_share)
-    targets = cubic_sparsity(stage.initial_sparsity, stage.sparsity, stage.steps)
-    settings = ObertSettings(
-        stage.block, stage.fisher_block, stage.gradients, stage.dampening, stage.recomputations
+    loaded: Checkpoint, stage: PruneStage, job: Job, memory: int | None, scratch: Path | None
+) -> _Result:
+    """Prune gradually, with training between the pruning steps."""
+    record = _record(loaded)
+    pruner = Pruner(loaded.model, stage, job, checkpoints.masks_of(loaded), memory, scratch)
+    if stage.method == "obert":
+        check_pruned(pruner.pruned, stage.training.frozen)
+    facts = train_model(loaded.model, stage.training, job, pruner, phase="prune")
+    patterns = {name: row["pattern"] for name, row in record.sparsity.items()}
+    patterns |= dict.fromkeys(pruner.pruned, stage.pattern)
+    return _Result(facts, pruner.masks, patterns, record.layers_kept, tuple(pruner.curve))
+
+
+def run_fast(loaded: Checkpoint, stage: FastStage, job: Job) -> _Result:
+    """Prune heads and FFN units without training; shapes stay, what goes becomes zeros in blocks of 4."""
+    record = _record(loaded)
+    fast = fast_compress(
+        loaded.model,
+        job.task,
+        job.data,
+        keep=stage.keep,
+        samples=stage.samples,
+        seed=job.seed,
+        progress=job.progress,
     )
-    curve: list[tuple[int, float]] = []
-    order = batches(work.data, stage.gradient_batch_size, work.seed)
+    facts = TrainingFacts(fast.seconds, 0.0, 0, fast.examples, loaded.new_head, ())
+    parameters = prunable_parameters(loaded.model)
+    patterns = dict.fromkeys(parameters, PATTERN)
+    patterns |= {name: row["pattern"] for name, row in record.sparsity.items()}
+    return _Result(facts, masks_from_zeros(parameters, 1), patterns, record.layers_kept, fast=fast)
 
-    def prune_to(target: float) -> None:
-        nonlocal current
-        if stage.method == "obert":
 
-            def source(count: int) -> Iterator[dict[str, Tensor]]:
-                return task_gradients(work, list(parameters), order, count)
-
-            current = obert.prune(parameters, current, source, settings, target)
-        else:
-            current = magnitude.prune(parameters, current, stage.block, target)
-            apply_masks(parameters, current)
-
-    def before_step(step: int) -> None:
-        for point, target in zip(points, targets, strict=True):
-            if point == step:
-                prune_to(target)
-                curve.append((step, sparsity(current)))
-                work.progress("prune", len(curve), stage.steps, sparsity=curve[-1][1])
-
-    hooks = Hooks(
-        before_step=before_step,
-        after_step=lambda: apply_masks(parameters, current),
-        rate=lambda step, total: cyclic_rate(step, total, points),
+def run_train(loaded: Checkpoint, stage: TrainStage | QuantizeStage, job: Job) -> _Result:
+    """Train with fixed masks, in simulated INT8 for a quantize stage."""
+    record = _record(loaded)
+    masks = checkpoints.masks_of(loaded)
+    patterns = {name: row["pattern"] for name, row in record.sparsity.items()}
+    if isinstance(stage, QuantizeStage):
+        quantize.prepare(loaded.model, stage.attention)
+    holding = Holding(prunable_parameters(loaded.model), masks)
+    facts = train_model(
+        loaded.model, stage.training, job, holding, phase=stage.kind, new_head=loaded.new_head
     )
-    if total == 0:  # one-shot: the schedule has no training to spread over
-        before_step(0)
-    facts = work.train(stage, "prune", hooks)
-    return current, curve, facts
-
-
-def _start_record(model: nn.Module, seed: int) -> CompressionRecord:
-    return CompressionRecord(
-        seed=seed, recipe={"stages": []}, stages=(), layers_kept=tuple(range(len(layer_list(model))))
-    )
+    quantized = quantize.export(loaded.model) if isinstance(stage, QuantizeStage) else None
+    return _Result(facts, masks, patterns, record.layers_kept, quantized=quantized)
 
 
 def run_stage(
@@ -191,71 +169,128 @@ def run_stage(
     out: Path,
     stage: Stage,
     train: TokenizedDataset,
-    teacher_logits: NDArray[np.float32] | None,
+    teacher: TeacherSource | None,
     seed: int,
     progress: Progress,
+    *,
+    task: TrainingTask = TEXT_CLASSIFICATION,
+    labels: Sequence[str] | None = None,
+    memory: int | None = None,
+    resume: Path | None = None,
+    snapshot_every: float = EVERY,
+    evaluate: Evaluate | None = None,
+    device: str | torch.device = "cpu",
+    note: Note = warnings.warn,
 ) -> StageFacts:
     """Run `stage` on the compressed or plain folder `checkpoint`; write a compressed checkpoint to `out`.
 
-    `teacher_logits`: float32 [len(train), classes]; None trains on labels alone. Weights that an earlier
-    stage pruned stay zero. `out` appears whole or not at all.
+    `teacher`: None trains on the task's loss alone. Weights that an earlier stage pruned stay zero. `out`
+    appears whole or not at all. `labels`: of a head that a TrainStage makes anew; None: the checkpoint's own.
+    `memory`: bytes that pruning may use besides the model.
+
+    `resume`: a folder of this run's own for snapshots, every `snapshot_every` seconds and after each pruning
+    step. A run that was killed at any moment goes on from there to the same bytes; the folder stays behind.
+    `note` is told of that, and of snapshots that are damaged, which are not used.
+
+    In a process group every process calls this with the same arguments, and the first writes.
     Raises CheckpointError, ModelError, RecipeError and TrainingError.
     """
-    started = time.perf_counter()
     checkpoints.check_free(out)
-    loaded = checkpoints.load(checkpoint)
-    record = loaded.record or _start_record(loaded.model, seed)
+    loaded = _load(checkpoint, stage, task, labels, seed)
+    record = _record(loaded)
     if record.quantization is not None:
         raise CheckpointError(
             f"{checkpoint} is quantised already and its weights are fixed; start from before"
         )
-    check_dataset(train, len(loaded.labels))
-    work = _Work(loaded.model, train, teacher_logits, seed, progress)
-    masks = checkpoints.masks_of(loaded)
-    patterns = {name: row["pattern"] for name, row in record.sparsity.items()}
-    kept = record.layers_kept
-    curve: list[tuple[int, float]] = []
-    quantized = None
-    if isinstance(stage, DropLayersStage):
-        names = {id(value): name for name, value in prunable_parameters(loaded.model).items()}
-        keep, masks, facts = run_drop(work, stage, masks)
-        kept = tuple(kept[index] for index in keep)
-        patterns = {
-            name: patterns[names[id(value)]]
-            for name, value in prunable_parameters(loaded.model).items()
-            if names[id(value)] in patterns
-        }
-    elif isinstance(stage, PruneStage):
-        masks, curve, facts = run_prune(work, stage, masks)
-        patterns = dict.fromkeys(masks, stage.pattern)
-    else:
-        quantize.prepare(loaded.model, stage.attention)
-        facts = work.train(stage, "quantize", holding(loaded.model, masks))
-        quantized = quantize.export(loaded.model)
-    pruned = full_masks(prunable_parameters(loaded.model)) | masks
-    summary = StageFacts(
-        name=stage.title,
-        kind=stage.kind,
-        seconds=time.perf_counter() - started,
-        epochs=facts.epochs,
-        steps=facts.steps,
-        distilled=teacher_logits is not None and stage.distillation.hardness > 0,
-        loss_curve=facts.loss_curve,
-        layers_kept=kept,
-        sparsity=sparsity(pruned),
-        sparsity_curve=tuple(curve),
-        quantized_tensors=len(quantized or ()),
+    loaded.model.to(torch.device(device))
+    distilled = teacher is not None and wants_teacher(stage.distillation)
+    snapshots = None
+    if resume is not None:
+        source = teacher.identity() if teacher is not None and distilled else None
+        parts = [stage_as_dict(stage), stage.kind, task.name, list(labels or ()), seed, source]
+        snapshots = SnapshotFolder(resume, identity(parts, checkpoint, train), note, every=snapshot_every)
+    job = Job(
+        task,
+        train,
+        seed,
+        progress,
+        stage.distillation,
+        teacher,
+        record.layers_kept,
+        evaluate,
+        snapshots,
+        note,
     )
+    if isinstance(stage, DropLayersStage):
+        result = run_drop(loaded, stage, job)
+    elif isinstance(stage, PruneStage):
+        result = run_prune(loaded, stage, job, memory, resume)
+    elif isinstance(stage, FastStage):
+        result = run_fast(loaded, stage, job)
+    else:
+        result = run_train(loaded, stage, job)
+    facts = _facts(stage, loaded.model, result, distilled)
     finished = replace(
         record,
         seed=seed,
         recipe={**record.recipe, "stages": [*record.recipe["stages"], stage_as_dict(stage)]},
-        stages=(*record.stages, summary.figures()),
-        layers_kept=kept,
-        sparsity={name: {"pattern": pattern} for name, pattern in patterns.items()},
+        stages=(*record.stages, facts.figures()),
+        layers_kept=result.kept,
+        sparsity={name: {"pattern": pattern} for name, pattern in result.patterns.items()},
     )
-    attention = stage.attention if isinstance(stage, QuantizeStage) else "float"
-    checkpoints.save(
-        Checkpoint(loaded.model, finished), checkpoint, out, quantized=quantized, attention=attention
+    if distributed.world()[0] == 0:
+        attention = stage.attention if isinstance(stage, QuantizeStage) else "float"
+        checkpoints.save(
+            Checkpoint(loaded.model.to("cpu"), finished),
+            checkpoint,
+            out,
+            quantized=result.quantized,
+            attention=attention,
+        )
+    distributed.least(0)  # the others wait until it is written
+    return facts
+
+
+def _load(
+    folder: Path, stage: Stage, task: TrainingTask, labels: Sequence[str] | None, seed: int
+) -> Checkpoint:
+    """The checkpoint with its record; a plain folder gets a new one."""
+    new_head = isinstance(stage, TrainStage) and stage.new_head
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # a new head draws from the global generator
+        loaded = checkpoints.load(folder, task.name, labels if new_head else None, new_head=new_head)
+    if loaded.record is not None:
+        return loaded
+    record = CompressionRecord(
+        seed=seed,
+        recipe={"stages": []},
+        stages=(),
+        layers_kept=tuple(range(len(layer_list(loaded.model)))),
+        sparsity=checkpoints.find_sparsity(loaded.model),
+        task=task.name,
     )
-    return summary
+    return replace(loaded, record=record)
+
+
+def _record(loaded: Checkpoint) -> CompressionRecord:
+    assert loaded.record is not None
+    return loaded.record
+
+
+def _facts(stage: Stage, model: nn.Module, result: _Result, distilled: bool) -> StageFacts:
+    training = result.training
+    return StageFacts(
+        name=stage.title,
+        kind=stage.kind,
+        seconds=training.seconds,
+        epochs=training.epochs,
+        steps=training.steps,
+        distilled=distilled,
+        loss_curve=training.loss_curve,
+        layers_kept=result.kept,
+        sparsity=sparsity(full_masks(prunable_parameters(model)) | result.masks),
+        sparsity_curve=result.sparsity_curve,
+        quantized_tensors=len(result.quantized or ()),
+        metric_curve=training.metric_curve,
+        fast=None if result.fast is None else result.fast.figures(),
+    )

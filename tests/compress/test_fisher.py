@@ -1,4 +1,4 @@
-"""The block-diagonal inverse against numpy's own inverse in float64."""
+"""Both sides of the Woodbury identity against numpy's own inverse in float64."""
 
 import numpy as np
 import pytest
@@ -7,21 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgebert_compress.errors import TrainingError
-from edgebert_compress.fisher import FisherInverse, estimate
+from edgebert_compress.fisher import FisherSums, WoodburyInverse, in_blocks, piece_kind
+from tests.compress.fisher_problems import dense_inverse
+
+KINDS = [WoodburyInverse, FisherSums]
 
 
-def dense_inverse(gradients: np.ndarray, block: int, dampening: float) -> np.ndarray:
-    """[count, block, block] by numpy.linalg.inv of λI + (1/m) Σ g gᵀ, block by block."""
-    m, size = gradients.shape
-    padded = np.zeros((m, -(-size // block) * block))
-    padded[:, :size] = gradients
-    blocks = padded.reshape(m, -1, block)
-    fisher = np.einsum("mni,mnj->nij", blocks, blocks) / m + dampening * np.eye(block)
-    return np.linalg.inv(fisher)
+def inverse_of(kind, gradients, block, dampening, chunk=4, dtype=torch.float64):
+    blocks = in_blocks(torch.as_tensor(gradients).to(dtype), block)  # [m, count, B]
+    storage = torch.full((blocks.shape[1], block, block), torch.nan, dtype=dtype)
+    piece = kind(storage, len(gradients), dampening, "w")
+    for start in range(0, len(gradients), chunk):
+        piece.add(blocks[start : start + chunk].transpose(0, 1).contiguous())
+    return piece.inverse()
 
 
 @settings(max_examples=40, deadline=None)
 @given(
+    kind=st.sampled_from(KINDS),
     size=st.integers(1, 40),
     block=st.integers(1, 16),
     m=st.integers(1, 30),
@@ -29,60 +32,70 @@ def dense_inverse(gradients: np.ndarray, block: int, dampening: float) -> np.nda
     dampening=st.sampled_from([1e-2, 1e-4, 1e-6]),
     seed=st.integers(0, 1000),
 )
-def test_chunked_woodbury_equals_the_inverse(size, block, m, chunk, dampening, seed):
+def test_both_sides_equal_the_inverse(kind, size, block, m, chunk, dampening, seed):
     gradients = np.random.default_rng(seed).normal(size=(m, size))
-    fisher = FisherInverse(size, block=block, gradients=m, dampening=dampening, dtype=torch.float64)
-    for start in range(0, m, chunk):
-        fisher.add(torch.from_numpy(gradients[start : start + chunk]))
+    inverse = inverse_of(kind, gradients, block, dampening, chunk).numpy()
     expected = dense_inverse(gradients, block, dampening)
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(fisher.inverse.numpy() / scale, expected / scale, atol=1e-8)
+    np.testing.assert_allclose(inverse / scale, expected / scale, atol=1e-8)
+    np.testing.assert_array_equal(inverse, inverse.transpose(0, 2, 1))
 
 
-def test_shards_do_not_change_the_inverse(monkeypatch):
-    gradients = torch.randn(6, 37, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    results = []
-    for elements in (1 << 22, 32):
-        monkeypatch.setattr("edgebert_compress.fisher.SHARD_ELEMENTS", elements)
-        fisher = FisherInverse(37, block=4, gradients=6, dampening=1e-3, dtype=torch.float64)
-        fisher.add(gradients)
-        results.append(fisher.inverse)
-    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=0)
+@settings(max_examples=30, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    dead=st.lists(st.integers(0, 23), max_size=24),
+    copies=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_degenerate_gradients(kind, dead, copies, seed):
+    """Weights without gradients, the same gradient many times, fewer gradients than weights."""
+    gradients = np.random.default_rng(seed).normal(size=(3, 24)).repeat(copies, axis=0)
+    gradients[:, dead] = 0
+    inverse = inverse_of(kind, gradients, 8, 1e-3).numpy()
+    np.testing.assert_allclose(inverse, dense_inverse(gradients, 8, 1e-3), rtol=1e-8, atol=1e-8)
+    for weight in dead:
+        assert inverse[weight // 8, weight % 8, weight % 8] == pytest.approx(1e3)
 
 
-def test_pruned_weights_leave_the_survivors_alone():
-    generator = torch.Generator().manual_seed(1)
-    gradients = [{"w": torch.randn(2, 8, dtype=torch.float64, generator=generator)} for _ in range(20)]
-    mask = torch.ones(2, 8, dtype=torch.bool)
-    mask[0, 3] = mask[1, 6] = False
-    fisher = estimate(
-        {"w": mask}, gradients, count=20, block=8, dampening=1e-3, chunk=3, dtype=torch.float64
-    )["w"]
-    masked = np.stack([(gradient["w"] * mask).reshape(-1).numpy() for gradient in gradients])
-    np.testing.assert_allclose(fisher.inverse.numpy(), dense_inverse(masked, 8, 1e-3), rtol=1e-8, atol=1e-9)
-    assert torch.count_nonzero(fisher.inverse[0, 3]) == 1
-    assert fisher.inverse[0, 3, 3] == pytest.approx(1e3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_gradient_at_all_leaves_the_dampened_identity(kind):
+    inverse = inverse_of(kind, np.zeros((4, 6)), 3, 0.5)
+    torch.testing.assert_close(inverse, 2 * torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
 
 
-def test_degenerate_gradients_keep_the_dampened_identity():
-    fisher = FisherInverse(6, block=3, gradients=4, dampening=0.5, dtype=torch.float64)
-    fisher.add(torch.zeros(4, 6, dtype=torch.float64))
-    torch.testing.assert_close(fisher.inverse, 2 * torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
-
-
-def test_float32_stays_close_at_the_published_dampening():
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_stays_close_at_the_published_dampening(kind):
     gradients = 1e-3 * np.random.default_rng(0).normal(size=(256, 100))
-    fisher = FisherInverse(100, block=50, gradients=256, dampening=1e-7)
-    for start in range(0, 256, 16):
-        fisher.add(torch.from_numpy(gradients[start : start + 16]).to(torch.float32))
-    fisher.check()
-    diagonal = fisher.inverse.diagonal(dim1=1, dim2=2).numpy()
+    inverse = inverse_of(kind, gradients, 50, 1e-7, 16, torch.float32)
+    diagonal = inverse.diagonal(dim1=1, dim2=2).numpy()
     expected = np.stack([np.diag(block) for block in dense_inverse(gradients, 50, 1e-7)])
     np.testing.assert_allclose(diagonal, expected, rtol=1e-3)
 
 
+def test_the_cheaper_side_is_taken():
+    assert piece_kind(50, 50) is WoodburyInverse
+    assert piece_kind(51, 50) is FisherSums
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_gradients_that_are_not_finite_are_refused(bad):
-    fisher = FisherInverse(4, block=2, gradients=1, dampening=1e-3)
-    with pytest.raises(TrainingError, match=r"dampening.*1e-4"):
-        fisher.add(torch.tensor([[1.0, bad, 0.0, 0.0]]))
+def test_gradients_that_are_not_finite_are_refused(kind, bad):
+    with pytest.raises(TrainingError, match=r"inverse of w blows up.*dampening.*1e-4"):
+        inverse_of(kind, np.array([[1.0, bad, 0.0, 0.0]]), 2, 1e-3)
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(WoodburyInverse, 16), (FisherSums, 3)])
+def test_a_dampening_that_makes_the_inverse_blow_up_is_named(kind, rows):
+    """Woodbury subtracts from 1/λ until nothing is left; the sums drown λ where the rank is too small."""
+    gradients = np.random.default_rng(0).normal(size=(rows, 8))
+    inverse_of(kind, gradients, 8, 1e-4, dtype=torch.float32)
+    with pytest.raises(TrainingError, match=r"w blows up at dampening 1e-12 .*1e-4, 1e-5, 1e-6, 1e-7"):
+        inverse_of(kind, gradients, 8, 1e-12, dtype=torch.float32)
+
+
+def test_weights_without_gradients_do_not_count_as_a_blow_up():
+    gradients = 100 * np.random.default_rng(0).normal(size=(64, 8))
+    gradients[:, 3] = 0  # [F⁻¹]_33 = 1/λ = 1e7 beside entries of 1e-4
+    inverse = inverse_of(FisherSums, gradients, 8, 1e-7, dtype=torch.float32)
+    assert inverse[0, 3, 3] == pytest.approx(1e7)

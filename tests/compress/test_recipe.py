@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from edgebert_compress.errors import RecipeError
+from edgebert_compress.layer_drop import layers_to_keep
 from edgebert_compress.recipe import (
     Distillation,
     DropLayersStage,
@@ -13,6 +14,7 @@ from edgebert_compress.recipe import (
     QuantizeStage,
     Recipe,
     Training,
+    TrainStage,
     builtin_recipes,
     default_recipe,
     load_recipe,
@@ -26,13 +28,33 @@ def test_built_in_recipes_load_and_round_trip(name):
     assert recipe.name == name
     assert recipe.description
     assert recipe_from_dict(recipe.as_dict()) == recipe
-    assert isinstance(recipe.stages[-1], QuantizeStage)
 
 
 def test_the_names_that_users_know_are_there():
-    assert {"dense-int8", "int8", "small", "sparse-4block-80", "sparse-unstructured-80"} <= set(
-        builtin_recipes()
-    )
+    assert {
+        "dense-int8", "int8", "small", "sparse-4block-80", "sparse-unstructured-80", "obert-80", "obert-90",
+        "gmp-90", "upstream-90-4block", "sparse-transfer", "sparse-4block-90", "sparse-4block-80-half",
+    } <= set(builtin_recipes())  # fmt: skip
+
+
+def test_recipes_for_packages_end_with_int8():
+    for name in (
+        "dense-int8",
+        "int8",
+        "small",
+        "sparse-4block-80",
+        "sparse-4block-90",
+        "sparse-4block-80-half",
+    ):
+        assert isinstance(load_recipe(name).stages[-1], QuantizeStage)
+
+
+def test_the_baseline_differs_from_obert_in_the_method_alone():
+    obert, magnitude = load_recipe("obert-90").stages[0], load_recipe("gmp-90").stages[0]
+    same = ("pattern", "sparsity", "initial_sparsity", "steps", "pruning_start", "pruning_share", "training")
+    for key in (*same, "distillation", "ranking"):
+        assert getattr(obert, key) == getattr(magnitude, key)
+    assert (obert.method, magnitude.method) == ("obert", "magnitude")
 
 
 def test_a_file_reads_as_written(tmp_path):
@@ -55,6 +77,46 @@ def test_a_file_reads_as_written(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("pattern", "block", "fisher"),
+    [
+        ("unstructured", 1, 50),
+        ("4-block", 4, 32),
+        ("8-block", 8, 32),
+        ("16-block", 16, 32),
+        ("32-block", 32, 32),
+    ],
+)
+def test_every_pattern_has_a_fisher_block_that_holds_it(pattern, block, fisher):
+    stage = PruneStage(pattern=pattern)
+    assert (stage.block, stage.fisher_block) == (block, fisher)
+
+
+def test_all_settings_read_and_come_back(tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text(
+        "stages:\n"
+        "- {kind: drop-layers, drop: [1, 2]}\n"
+        "- {kind: train, new_head: true, distillation: {hidden: 1, relations: 0.5}}\n"
+        "- kind: prune\n  pattern: 16-block\n  ranking: tensor\n  update: joint\n  pruning_start: 0.1\n"
+        "  tensors: ['*.query.weight']\n"
+        "  training: {schedule: cyclic-linear, cycle_epochs: 2, cycle_floor: 0.2, final_rate: 0.3}\n"
+    )
+    recipe = load_recipe(str(path))
+    drop, train, prune = recipe.stages
+    assert drop.drop == (1, 2)
+    assert train == TrainStage(new_head=True, distillation=Distillation(hidden=1.0, relations=0.5))
+    assert prune.tensors == ("*.query.weight",)
+    assert (prune.update, prune.ranking, prune.training.cycle_epochs) == ("joint", "tensor", 2.0)
+    assert recipe_from_dict(recipe.as_dict()) == recipe
+
+
+def test_dropped_layers_are_the_others(tmp_path):
+    assert layers_to_keep(DropLayersStage(drop=(1, 3)), 5) == (0, 2, 4)
+    with pytest.raises(RecipeError, match="has 3 layers"):
+        layers_to_keep(DropLayersStage(drop=(1, 3)), 3)
+
+
+@pytest.mark.parametrize(
     ("text", "line", "words"),
     [
         ("stages:\n- kind: prune\n  sparcity: 0.8\n", 3, ["'sparcity'", "did you mean 'sparsity'"]),
@@ -72,6 +134,18 @@ def test_a_file_reads_as_written(tmp_path):
         ("stages:\n- kind: drop-layers\n  keep: [3, 1]\n", 2, ["'keep'", "ascend"]),
         ("stages:\n- kind: quantize\n  training: 5\n", 3, ["'training'", "mapping"]),
         ("stages:\n- kind: quantize\n  training:\n    epochs: -1\n", 4, ["'epochs'", "not -1"]),
+        ("stages:\n- kind: drop-layers\n  keep: [0]\n  drop: [1]\n", 2, ["'keep'", "'drop'"]),
+        ("stages:\n- kind: train\n  new_head: 1\n", 3, ["'new_head'", "true or false"]),
+        ("stages:\n- kind: prune\n  pattern: 5-block\n", 3, ["'pattern'", "'8-block'"]),
+        ("stages:\n- kind: prune\n  tensors: all\n", 3, ["'tensors'", "list", "'all'"]),
+        ("stages:\n- kind: prune\n  pruning_start: 0.7\n", 2, ["'pruning_start'", "0.6"]),
+        (
+            "stages:\n- kind: train\n  training:\n    cycle_epochs: 2\n",
+            4,
+            ["'cycle_epochs'", "cyclic-linear"],
+        ),
+        ("stages:\n- kind: prune\n  training: {final_rate: 2}\n", 3, ["'final_rate'", "[0, 1]"]),
+        ("stages:\n- kind: prune\n  distillation: {hidden: -1}\n", 3, ["'hidden'", "at least 0"]),
         ("stages:\n- kind: quantise\n", 2, ["'quantise'", "quantize"]),
         ("stages:\n- layers: 3\n", 2, ["'kind'"]),
         ("stages:\n- kind: int8\n  kind: prune\n", 3, ["twice"]),
@@ -148,3 +222,48 @@ def test_recipes_load_without_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "dense-int8"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"schedule": "linear", "restarts": (1.0,)}, ["restarts", "cyclic-linear or cosine", "linear"]),
+        (
+            {"schedule": "cosine", "restarts": (1.0,), "cycle_epochs": 2.0},
+            ["cycle_epochs", "restarts", "twice"],
+        ),
+        ({"schedule": "cosine", "restarts": (2.0, 1.0)}, ["restarts", "ascend", "[2.0, 1.0]"]),
+        ({"schedule": "cosine", "restarts": (0.0,)}, ["restarts", "above 0"]),
+        ({"schedule": "cosine", "restarts": (float("nan"),)}, ["restarts", "ascend"]),
+        ({"schedule": "cyclic-linear", "restarts": (1.0, 5.0)}, ["restarts", "5", "before the end"]),
+        ({"schedule": "step"}, ["milestones", "step_factor", "add"]),
+        ({"schedule": "step", "milestones": (1.0,)}, ["step_factor"]),
+        (
+            {"schedule": "step", "milestones": (1.0,), "step_factor": 1.0},
+            ["step_factor", "above 0 and below 1"],
+        ),
+        ({"schedule": "step", "milestones": (9.0,), "step_factor": 0.1}, ["milestones", "before the end"]),
+        ({"milestones": (1.0,)}, ["milestones", "'schedule: step'", "auto"]),
+        ({"step_factor": 0.5}, ["step_factor", "'schedule: step'"]),
+    ],
+)
+def test_settings_of_a_schedule_that_do_not_fit(settings, words):
+    with pytest.raises(RecipeError) as caught:
+        Training(epochs=5, **settings)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_schedules_and_frozen_parameters_round_trip(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "stages:\n"
+        "- kind: train\n  training:\n    {schedule: step, milestones: [1, 2.5], step_factor: 0.1, "
+        "frozen: ['*.bias']}\n"
+        "- kind: train\n  training: {schedule: cosine, restarts: [2], cycle_floor: 0.0}\n"
+    )
+    recipe = load_recipe(str(path))
+    first, second = (stage.training for stage in recipe.stages)
+    assert (first.milestones, first.step_factor, first.frozen) == ((1.0, 2.5), 0.1, ("*.bias",))
+    assert (second.restarts, second.frozen) == ((2.0,), ())
+    assert recipe_from_dict(recipe.as_dict()) == recipe
+    assert "frozen" not in recipe.as_dict()["stages"][1]["training"]

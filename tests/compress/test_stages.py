@@ -24,6 +24,7 @@ from edgebert_compress.recipe import (
     recipe_from_dict,
 )
 from edgebert_compress.stages import run_stage
+from edgebert_compress.teacher import TeacherLogits
 from edgebert_compress.trainer import fine_tune, predict_logits
 from tests.compress.conftest import tokenized
 from tests.factories import ARCHITECTURES, LABELS, make_checkpoint
@@ -51,7 +52,7 @@ def test_the_whole_road(task, tmp_path):
     stages = [DropLayersStage(layers=2, training=SHORT), PRUNE, QuantizeStage(training=SHORT)]
     for index, stage in enumerate(stages):
         folders.append(tmp_path / str(index))
-        facts = run_stage(*folders[-2:], stage, task.train, task.teacher_logits, 0, silent)
+        facts = run_stage(*folders[-2:], stage, task.train, TeacherLogits(task.teacher_logits), 0, silent)
         assert facts.kind == stage.kind
         assert facts.distilled
         assert facts.steps == 19
@@ -163,7 +164,8 @@ def test_dropping_layers_keeps_and_renames_the_masks(task, tmp_path):
 
 def test_same_seed_same_bytes_other_seed_other_bytes(task, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        run_stage(task.teacher, tmp_path / name, PRUNE, task.train, task.teacher_logits, seed, silent)
+        teacher = TeacherLogits(task.teacher_logits)
+        run_stage(task.teacher, tmp_path / name, PRUNE, task.train, teacher, seed, silent)
     first, second, third = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "abc")
     assert first == second
     assert first["model.safetensors"] != third["model.safetensors"]
@@ -235,15 +237,16 @@ def test_a_loss_that_is_not_finite_stops_at_once(task, tmp_path):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingError, match=r"loss at step 1 of .* nan"):
         run_stage(folder, tmp_path / "out", DropLayersStage(keep=(0, 1)), task.train, None, 0, silent)
-    with pytest.raises(TrainingError, match=r"dampening"):
+    with pytest.raises(TrainingError, match=r"gradient mini-batch 1 of .* nan"):
         run_stage(folder, tmp_path / "out", PRUNE, task.train, None, 0, silent)
     assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_named(task, tmp_path):
     def attempt(error, words, checkpoint=task.teacher, stage=PRUNE, data=task.train, logits=None, out="out"):
+        teacher = None if logits is None else TeacherLogits(logits)
         with pytest.raises(error, match=words) as caught:
-            run_stage(checkpoint, tmp_path / out, stage, data, logits, 0, silent)
+            run_stage(checkpoint, tmp_path / out, stage, data, teacher, 0, silent)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
 
@@ -275,7 +278,7 @@ def test_hardness_one_ignores_the_labels(task, tmp_path):
         task.train.input_ids, task.train.token_type_ids, task.train.labels[::-1], task.train.pad_token_id
     )
     for name, data in (("a", task.train), ("b", shuffled)):
-        run_stage(task.teacher, tmp_path / name, stage, data, task.teacher_logits, 0, silent)
+        run_stage(task.teacher, tmp_path / name, stage, data, TeacherLogits(task.teacher_logits), 0, silent)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
 

@@ -1,4 +1,4 @@
-"""The training loop, the teacher's head, prediction, batches, schedules and the distillation loss."""
+"""The training loop, the teacher's head, prediction and batches."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,9 @@ from transformers import AutoModel
 
 from edgebert_compress.checkpoint import load, load_classifier
 from edgebert_compress.data import TokenizedDataset, batch_order, collate, silent
-from edgebert_compress.distill import combined_loss, distillation_loss
-from edgebert_compress.layer_drop import layers_to_keep, spread
-from edgebert_compress.recipe import Distillation, DropLayersStage, FineTuneStage
-from edgebert_compress.schedule import cubic_sparsity, cyclic_rate, linear_rate, pruning_points
-from edgebert_compress.trainer import fine_tune, optimizer, predict_logits
+from edgebert_compress.recipe import FineTuneStage
+from edgebert_compress.trainer import fine_tune, predict_logits
+from edgebert_compress.training_run import Batches, optimizer
 from tests.compress.conftest import tokenized
 from tests.factories import LABELS, make_checkpoint
 
@@ -71,6 +69,17 @@ def test_batches_hold_everything_once(lengths, size, seed):
     assert len(batches) == -(-len(lengths) // size)
 
 
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(0, 9))
+def test_batches_can_be_skipped(count, size, seed):
+    data = TokenizedDataset(tuple((1,) * (n % 7 + 1) for n in range(20)), None, (0,) * 20, 0)
+    one, other = Batches(data, size, seed), Batches(data, size, seed)
+    for _ in range(count):
+        next(one)
+    other.skip(count)
+    assert one.drawn == other.drawn == count
+    assert [next(one) for _ in range(5)] == [next(other) for _ in range(5)]
+
+
 def test_padding_is_masked():
     data = TokenizedDataset(((5, 6), (7,)), ((0, 1), (0,)), (0, 1), 9)
     inputs = {name: value.tolist() for name, value in collate(data, [1, 0], torch.device("cpu")).items()}
@@ -79,68 +88,6 @@ def test_padding_is_masked():
         "attention_mask": [[1, 0], [1, 1]],
         "token_type_ids": [[0, 0], [0, 1]],
     }
-
-
-def test_distillation_is_the_divergence():
-    rng = np.random.default_rng(0)
-    student, teacher = rng.normal(size=(2, 4, 3))
-
-    def softmax(x):
-        e = np.exp(x - x.max(-1, keepdims=True))
-        return e / e.sum(-1, keepdims=True)
-
-    p, q = softmax(teacher / 2.5), softmax(student / 2.5)
-    expected = (p * np.log(p / q)).sum() / 4 * 2.5**2
-    got = distillation_loss(torch.from_numpy(student), torch.from_numpy(teacher), 2.5)
-    assert float(got) == pytest.approx(expected, rel=1e-12)
-    labels = torch.tensor([0, 1, 2, 0])
-    task_loss = -np.log(softmax(student)[np.arange(4), labels.numpy()]).mean()
-    mixed = combined_loss(
-        torch.from_numpy(student), labels, torch.from_numpy(teacher), Distillation(0.3, 2.5)
-    )
-    assert float(mixed) == pytest.approx(0.7 * task_loss + 0.3 * expected, rel=1e-12)
-    assert float(combined_loss(torch.from_numpy(student), labels, None, Distillation(0.3))) == pytest.approx(
-        task_loss, rel=1e-12
-    )
-
-
-def test_cubic_sparsity_gives_the_published_steps():
-    published = [70, 78.4, 84.1, 87.5, 89.3, 89.9, 90]
-    assert [round(100 * s, 1) for s in cubic_sparsity(0.7, 0.9, 7)] == published
-    assert [round(100 * s, 1) for s in cubic_sparsity(0.3, 0.8, 7)] == [30, 51.1, 65.2, 73.8, 78.1, 79.8, 80]
-    assert cubic_sparsity(0.3, 0.8, 1) == (0.8,)
-
-
-def test_pruning_points_start_at_once_and_leave_time_to_recover():
-    assert pruning_points(100, 5, 0.6) == (0, 15, 30, 45, 60)
-    assert pruning_points(2, 5, 0.6) == (0, 0, 0, 0, 1)
-
-
-def test_learning_rates():
-    assert [linear_rate(step, 10, 0.2) for step in (0, 1, 2, 9)] == [0.5, 1.0, 1.0, 0.125]
-    cycle = [cyclic_rate(step, 20, (0, 10)) for step in range(20)]
-    assert cycle[0] == cycle[10] == 1.0
-    assert cycle[9] == pytest.approx(0.19)
-    assert cycle[19] == pytest.approx(0.1)
-    assert all(0 < share <= 1 for share in cycle)
-
-
-def test_kept_layers():
-    assert spread(12, 6) == (0, 2, 4, 6, 8, 11)
-    assert spread(12, 3) == (0, 6, 11)
-    for depth, count in ((12, 8), (6, 4), (4, 3), (24, 16)):
-        assert layers_to_keep(DropLayersStage(), depth) == spread(depth, count)
-    assert layers_to_keep(DropLayersStage(layers="half"), 1) == (0,)
-
-
-@given(st.integers(1, 48).flatmap(lambda depth: st.tuples(st.just(depth), st.integers(1, depth))))
-def test_spread_keeps_the_first_and_the_last(pair):
-    depth, count = pair
-    kept = spread(depth, count)
-    assert len(set(kept)) == count
-    assert list(kept) == sorted(kept)
-    assert kept[0] == 0
-    assert count == 1 or kept[-1] == depth - 1
 
 
 def test_only_a_new_head_learns_faster(task):

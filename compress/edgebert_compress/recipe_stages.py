@@ -1,0 +1,315 @@
+"""The stages of a recipe: frozen dataclasses that say what each may hold. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from edgebert_compress.errors import RecipeError
+from edgebert_compress.located import Range, about, bounded, check_ranges
+
+Method = Literal["obert", "magnitude"]
+Pattern = Literal["unstructured", "4-block", "8-block", "16-block", "32-block"]
+Ranking = Literal["global", "tensor"]
+Update = Literal["summed", "joint", "eliminating"]
+Schedule = Literal["auto", "linear", "cyclic-linear", "cosine", "step", "constant"]
+IN_CYCLES = ("cyclic-linear", "cosine")
+Attention = Literal["int8", "float"]
+LayerShare = Literal["two-thirds", "half", "third"]
+BLOCK_SIZES: Mapping[str, int] = {
+    "unstructured": 1,
+    "4-block": 4,
+    "8-block": 8,
+    "16-block": 16,
+    "32-block": 32,
+}
+SHARES: Mapping[str, float] = {"two-thirds": 2 / 3, "half": 1 / 2, "third": 1 / 3}
+POSITIVE = Range(0, low_open=True)
+AT_LEAST_ONE = Range(1)
+SHARE = Range(0, 1)
+SPARSITY = Range(0, 1, high_open=True)
+
+
+@dataclass(frozen=True)
+class Training:
+    """AdamW with warm-up and a learning rate that follows `schedule`."""
+
+    epochs: float = bounded(5.0, Range(0, 10_000), "Passes over the training data, also parts; 0: none.")
+    learning_rate: float = bounded(1e-4, Range(0, 1, low_open=True), "Peak learning rate.")
+    batch_size: int = bounded(32, Range(1, 4096), "Examples of one optimiser step.")
+    warmup: float = bounded(
+        0.1, SHARE, "Share of all steps in which the rate rises to its peak; none in a schedule of cycles."
+    )
+    weight_decay: float = bounded(0.01, SHARE, "AdamW's decay, on matrices only.")
+    schedule: Schedule = field(
+        default="auto",
+        metadata=about("Learning rate over time; auto: cyclic-linear in a prune stage, linear elsewhere."),
+    )
+    final_rate: float = bounded(0.0, SHARE, "Learning rate at the end, as a share of the peak.")
+    cycle_floor: float = bounded(
+        0.1, SHARE, "Learning rate at the end of every cycle but the last, as a share of the peak."
+    )
+    cycle_epochs: float | None = bounded(
+        None,
+        POSITIVE,
+        "Epochs of one cycle of cyclic-linear or cosine; without it every pruning step starts one of "
+        "cyclic-linear, and cosine has a single one.",
+    )
+    restarts: tuple[float, ...] | None = field(
+        default=None,
+        metadata=about("Epochs at which cyclic-linear or cosine begins anew, where cycles are not even."),
+    )
+    milestones: tuple[float, ...] | None = field(
+        default=None, metadata=about("Epochs at which a step schedule multiplies the rate.")
+    )
+    step_factor: float | None = bounded(
+        None, Range(0, 1, low_open=True, high_open=True), "What a step schedule multiplies the rate by."
+    )
+    frozen: tuple[str, ...] = field(
+        default=(),
+        metadata=about("Patterns such as '*.embeddings.*' of parameter names that do not learn."),
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        for key, allowed in (
+            ("cycle_epochs", IN_CYCLES),
+            ("restarts", IN_CYCLES),
+            ("milestones", ("step",)),
+            ("step_factor", ("step",)),
+        ):
+            if getattr(self, key) is not None and self.schedule not in allowed:
+                raise RecipeError(f"'{key}' needs 'schedule: {' or '.join(allowed)}', not '{self.schedule}'")
+        if self.schedule == "step" and (self.milestones is None or self.step_factor is None):
+            raise RecipeError("'schedule: step' needs 'milestones' and 'step_factor'; add them")
+        if self.cycle_epochs is not None and self.restarts is not None:
+            raise RecipeError("'cycle_epochs' and 'restarts' say the same thing twice; give one of them")
+        for key, epochs in (("restarts", self.restarts), ("milestones", self.milestones)):
+            self._check_epochs(key, epochs or ())
+
+    def _check_epochs(self, key: str, epochs: Sequence[float]) -> None:
+        ends = (0.0, *epochs, math.inf)
+        if not all(before < after for before, after in pairwise(ends)):
+            raise RecipeError(f"'{key}' must ascend from above 0 without repeats, not {list(epochs)}")
+        if epochs and epochs[-1] >= self.epochs:
+            raise RecipeError(
+                f"'{key}' has epoch {epochs[-1]:g}, which must lie before the end at {self.epochs:g}"
+            )
+
+
+@dataclass(frozen=True)
+class FineTuneStage(Training):
+    """Training of the teacher on labels alone; same settings as any training, no distillation."""
+
+    epochs: float = bounded(5.0, Range(0, 10_000, low_open=True), "Passes over the training data.")
+    head_rate: float = bounded(
+        10.0, Range(1, 1000), "A new head, which has further to go, learns at this multiple of the rate."
+    )
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """loss = (1 - hardness) · task + hardness · KL(student/T, teacher/T) · T² + hidden · … + relations · …"""
+
+    hardness: float = bounded(0.8, SHARE, "Weight of the teacher's answers against the labels.")
+    temperature: float = bounded(2.0, POSITIVE, "T, which softens both sides' answers.")
+    hidden: float = bounded(0.0, Range(0), "Weight of the mean squared difference of hidden states.")
+    relations: float = bounded(
+        0.0, Range(0), "Weight of the Q-Q, K-K and V-V attention relations (arXiv 2012.15828)."
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class DropLayersStage:
+    """Keep some encoder layers, then train with distillation."""
+
+    keep: tuple[int, ...] | None = field(
+        default=None, metadata=about("Indices of the layers to keep, ascending; beats 'layers'.")
+    )
+    drop: tuple[int, ...] | None = field(
+        default=None, metadata=about("Indices of the layers to drop, ascending; beats 'layers'.")
+    )
+    layers: int | LayerShare = field(
+        default="two-thirds", metadata=about("How many layers stay, or which share.", AT_LEAST_ONE)
+    )
+    training: Training = field(default_factory=Training)
+    distillation: Distillation = field(default_factory=Distillation)
+    kind: Literal["drop-layers"] = "drop-layers"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.keep is not None and self.drop is not None:
+            raise RecipeError("'keep' and 'drop' say the same thing twice; give one of them")
+        for key, indices in (("keep", self.keep), ("drop", self.drop)):
+            if indices is not None and (min(indices) < 0 or list(indices) != sorted(set(indices))):
+                raise RecipeError(f"'{key}' must ascend without repeats from 0 up, not {list(indices)}")
+
+    @property
+    def title(self) -> str:
+        if self.drop:
+            return f"drop layers {', '.join(map(str, self.drop))}"
+        what = f"layers {', '.join(map(str, self.keep))}" if self.keep else f"{self.layers} of the layers"
+        return f"keep {what}"
+
+
+@dataclass(frozen=True)
+class PruneStage:
+    """Gradual pruning to `sparsity`, cubic from `initial_sparsity` in `steps`, with training between them.
+
+    The first step happens after the share `pruning_start` of the training, the last after the share
+    `pruning_share`, the others evenly between; a single step happens at `pruning_start`. `gradients`,
+    `dampening`, `fisher_block_size`, `recomputations` and `update` concern oBERT only.
+    """
+
+    method: Method = field(
+        default="obert", metadata=about("How weights are scored: second-order (oBERT) or by magnitude.")
+    )
+    pattern: Pattern = field(
+        default="4-block", metadata=about("Weights that go together: one, or k consecutive inputs of a row.")
+    )
+    sparsity: float = bounded(0.8, SPARSITY, "Share of zeros at the end, over all pruned tensors.")
+    initial_sparsity: float = bounded(0.3, SPARSITY, "Share of zeros after the first of several steps.")
+    steps: int = bounded(5, Range(1, 100_000), "Pruning steps.")
+    pruning_start: float = bounded(0.0, SPARSITY, "Share of the training before the first pruning step.")
+    pruning_share: float = bounded(0.6, SPARSITY, "Share of the training before the last pruning step.")
+    ranking: Ranking = field(
+        default="global", metadata=about("Compare scores over all tensors together, or in each alone.")
+    )
+    tensors: tuple[str, ...] | None = field(
+        default=None,
+        metadata=about(
+            "Patterns such as '*.query.weight' of what is pruned; default: the encoder's six matrices."
+        ),
+    )
+    gradients: int = bounded(256, AT_LEAST_ONE, "m, mini-batch gradients of one Fisher estimate.")
+    gradient_batch_size: int = bounded(8, AT_LEAST_ONE, "Examples of one such mini-batch.")
+    dampening: float = bounded(1e-7, POSITIVE, "λ, added to the diagonal of the Fisher matrix.")
+    fisher_block_size: int | None = bounded(
+        None, Range(1, 1024), "B, width of the Fisher blocks; default: 50 unstructured, else 32."
+    )
+    recomputations: int = bounded(1, Range(1, 1000), "r, Fisher estimates in one pruning step.")
+    update: Update = field(
+        default="summed",
+        metadata=about(
+            "How survivors move: single updates summed, solved jointly in each Fisher block, "
+            "or jointly after choosing one after another there."
+        ),
+    )
+    training: Training = field(default_factory=lambda: Training(epochs=8))
+    distillation: Distillation = field(default_factory=Distillation)
+    kind: Literal["prune"] = "prune"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.initial_sparsity > self.sparsity:
+            raise RecipeError(
+                f"'initial_sparsity' {self.initial_sparsity:g} is above "
+                f"'sparsity' {self.sparsity:g}; lower it"
+            )
+        if self.pruning_start > self.pruning_share:
+            raise RecipeError(
+                f"'pruning_start' {self.pruning_start:g} is above "
+                f"'pruning_share' {self.pruning_share:g}; lower it"
+            )
+        if self.fisher_block % self.block:
+            raise RecipeError(
+                f"'fisher_block_size' {self.fisher_block} is no multiple of {self.block}, as pattern "
+                f"'{self.pattern}' needs; take 32"
+            )
+
+    @property
+    def block(self) -> int:
+        """Weights that are pruned together."""
+        return BLOCK_SIZES[self.pattern]
+
+    @property
+    def fisher_block(self) -> int:
+        """B: as given, else 50 unstructured and the smallest multiple of the block from 32 up."""
+        return self.fisher_block_size or (50 if self.block == 1 else -(-32 // self.block) * self.block)
+
+    @property
+    def title(self) -> str:
+        return f"prune {self.sparsity:.0%} {self.pattern} ({self.method})"
+
+
+@dataclass(frozen=True)
+class TrainStage:
+    """Training with the masks as they are: sparse transfer to a new task, or recovery."""
+
+    new_head: bool = field(
+        default=False, metadata=about("Replace the head by a fresh one for the labels of the training data.")
+    )
+    training: Training = field(default_factory=Training)
+    distillation: Distillation = field(default_factory=Distillation)
+    kind: Literal["train"] = "train"
+
+    @property
+    def title(self) -> str:
+        return "train a new head and the kept weights" if self.new_head else "train the kept weights"
+
+
+@dataclass(frozen=True)
+class FastStage:
+    """Heads and FFN units pruned and the rest rescaled without any training: minutes on a CPU."""
+
+    keep: float = bounded(
+        0.75,
+        Range(0, 1, low_open=True, high_open=True),
+        "Share of the encoder's multiply-accumulates that stays.",
+    )
+    samples: int = bounded(2048, AT_LEAST_ONE, "Training examples that decide what goes.")
+    kind: Literal["fast"] = "fast"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def training(self) -> Training:
+        """None."""
+        return Training(epochs=0)
+
+    @property
+    def distillation(self) -> Distillation:
+        """None."""
+        return Distillation(hardness=0.0)
+
+    @property
+    def title(self) -> str:
+        return f"prune heads and FFN units to {self.keep:.0%} of the work"
+
+
+@dataclass(frozen=True)
+class QuantizeStage:
+    """INT8 weights, embeddings and run-time activations; trained when `training.epochs` is above 0."""
+
+    attention: Attention = field(
+        default="int8",
+        metadata=about(
+            "Whether training simulates the products inside attention in INT8 or leaves them float."
+        ),
+    )
+    training: Training = field(
+        default_factory=lambda: Training(epochs=2, learning_rate=3e-5, weight_decay=0.0)
+    )
+    distillation: Distillation = field(default_factory=Distillation)
+    kind: Literal["quantize"] = "quantize"
+
+    @property
+    def title(self) -> str:
+        return "INT8, trained" if self.training.epochs else "INT8, post-training"
+
+
+Stage = DropLayersStage | PruneStage | TrainStage | FastStage | QuantizeStage
+STAGE_KINDS: Mapping[str, type[Stage]] = {
+    "drop-layers": DropLayersStage,
+    "prune": PruneStage,
+    "train": TrainStage,
+    "fast": FastStage,
+    "quantize": QuantizeStage,
+}

@@ -1,0 +1,53 @@
+"""One class a text or pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgebert_compress.architecture import TaskName
+from edgebert_compress.data import TokenizedDataset, check_dataset, label_tensor
+from edgebert_compress.loading import load_model
+from edgebert_compress.tasks.base import Batch, check_rows, device_of, model_inputs
+
+
+@dataclass(frozen=True)
+class TextClassification:
+    """Logits [batch, classes]; targets `labels` int64 [batch]."""
+
+    name: TaskName = "text-classification"
+
+    def load(
+        self, folder: Path, labels: Sequence[str] | None = None, *, new_head: bool = False
+    ) -> tuple[nn.Module, bool]:
+        return load_model(folder, self.name, labels, new_head=new_head)
+
+    def check(self, data: TokenizedDataset, model: Any) -> None:
+        check_dataset(data, int(model.config.num_labels))
+        check_rows(data, model)
+
+    def collate(
+        self,
+        model: Any,
+        data: TokenizedDataset,
+        indices: Sequence[int],
+        generator: torch.Generator | None = None,
+    ) -> Batch:
+        return Batch(
+            model_inputs(model, data, indices), {"labels": label_tensor(data, indices, device_of(model))}
+        )
+
+    def logits(self, outputs: Any) -> tuple[Tensor, ...]:
+        return (outputs.logits,)
+
+    def counted(self, batch: Batch) -> Tensor | None:
+        return None
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        return F.cross_entropy(outputs.logits, batch.targets["labels"])
