@@ -16,6 +16,7 @@ from edgebert.data import Columns, Example, label_set, load_examples
 from edgebert.errors import GateError, MissingExtraError, OutputError, UsageError
 from edgebert.figures import Report
 from edgebert.gate import gate_message
+from edgebert.golden import GoldenExample
 from edgebert.machine import usable_cores
 from edgebert.measure import Measured, measure
 from edgebert.progress import Reporter, SilentReporter
@@ -27,6 +28,7 @@ from edgebert.tokenizer import TextTokenizer
 from edgebert_targets.base import Target, get_target, target_names
 
 if TYPE_CHECKING:
+    from edgebert.device_build import OnDevice
     from edgebert_compress.recipe import Recipe
 
 DEFAULT_NAME = "home-intents"
@@ -37,7 +39,8 @@ class BuildOptions:
     """What to build. `model`, `train` and `evaluation` are all None for the bundled home-intents.
 
     `max_drop`: accepted loss of accuracy as a fraction. `max_length`: tokens; None takes what the data needs.
-    `threads`: of training; None takes all cores.
+    `threads`: of training; None takes all cores. `device`: where the artifacts are proven, as `open_device`
+    takes it; None: on this machine alone. `device_limit`: so many evaluation examples there; None: all.
     """
 
     targets: tuple[str, ...]
@@ -54,6 +57,8 @@ class BuildOptions:
     max_length: int | None = None
     threads: int | None = None
     new_head: bool = False
+    device: str | None = None
+    device_limit: int | None = None
     columns: Columns = field(default_factory=Columns)
 
 
@@ -112,6 +117,10 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
     """Run the whole road. Cheap checks come first, so that hours of training do not end in a typo."""
     targets = _check_options(options)
     _require_build_extra()
+    if options.device is not None:
+        from edgebert.device_build import check_device
+
+        check_device(options.device, targets)
     out = options.out or Path("out") / (Path(options.model).resolve().name if options.model else DEFAULT_NAME)
     places = {target.name: _package_place(out, target, options) for target in targets}
     store = StageStore(options.work or default_work_folder())
@@ -141,22 +150,47 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
         steps = chains[recipe]
         measured, tokenizer = _convert_and_measure(target, steps, data, options, store, reporter)
         notes = [*warnings[target.name], f"texts are cut at {data.max_length} tokens (--max-length)"]
-        report = build_report(target, source.model, data, source.names, recipe, options.seed, measured, notes)
+        golden = golden_examples(target, measured.converted[-1].model, tokenizer, data.evaluation)
+        found = _on_device(options, target, measured, golden, tokenizer, data, reporter)
+        judged = found.measured if found else measured
+        notes += (*found.notes, *found.problems) if found else ()
+        report = build_report(target, source.model, data, source.names, recipe, options.seed, judged, notes)
+        report = replace(report, device=found.figures if found else None)
         place = places[target.name]
-        if not measured.verdict.passed:
+        if not judged.verdict.passed:
             folder = out / f"{target.name}-report"
             folder.mkdir(parents=True, exist_ok=True)
             _, html = write_report(report, folder, force=True)
-            failures.append(gate_message(target.name, measured.verdict, str(html)))
+            problems = found.problems if found else ()
+            failures.append(gate_message(target.name, judged.verdict, str(html), problems))
             continue
+        # What the package says of itself does not depend on where it was tried; its report does.
         manifest = make_manifest(target, report, measured, tokenizer, data, source.model)
-        golden = golden_examples(target, measured.converted[-1].model, tokenizer, data.evaluation)
         ship(place, report, manifest, measured, golden, as_zip=options.as_zip, force=options.force)
         reporter.note(f"target {target.name}: package written to {place}")
         results.append(TargetResult(target.name, place, report))
     if failures:
         raise GateError(". ".join(failures))
     return BuildResult(tuple(results), tuple(line for lines in warnings.values() for line in lines))
+
+
+def _on_device(
+    options: BuildOptions,
+    target: Target,
+    measured: Measured,
+    golden: Sequence[GoldenExample],
+    tokenizer: TextTokenizer,
+    data: TaskData,
+    reporter: Reporter,
+) -> OnDevice | None:
+    """The artifact on `options.device`; None without one."""
+    if options.device is None:
+        return None
+    from edgebert.device_build import prove_build
+
+    return prove_build(
+        options.device, target, measured, golden, tokenizer, data, options.device_limit, reporter
+    )
 
 
 def sparsity_warnings(target: Target, recipe: Recipe) -> list[str]:
@@ -194,6 +228,8 @@ def _check_options(options: BuildOptions) -> list[Target]:
     for name, value in (("--threads", options.threads), ("--max-length", options.max_length)):
         if value is not None and value < (8 if name == "--max-length" else 1):
             raise UsageError(f"{name} is {value}; give {8 if name == '--max-length' else 1} or more")
+    if options.device_limit is not None and (options.device is None or options.device_limit < 1):
+        raise UsageError("--device-limit is a number of examples, 1 or more, and goes with --device")
     if not 0 <= options.seed < 1 << 32:
         raise UsageError(f"--seed is {options.seed}; give a number from 0 to 4294967295")
     return [get_target(name) for name in dict.fromkeys(options.targets)]

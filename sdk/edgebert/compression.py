@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,37 +11,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.data import Example, data_hash
-from edgebert.progress import Reporter
+from edgebert.progress import Reporter, SilentReporter
 from edgebert.source_model import SourceModel
-from edgebert.stages import StageStore
+from edgebert.stages import StageStore, stage_key
+from edgebert.starting_point import (
+    CHECKPOINT,
+    check_teacher,
+    given_checkpoint,
+    make_teacher,
+    tokenizer_folder,
+)
+from edgebert.tasks.base import CompressionTask, get_compression_task
 from edgebert.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from edgebert_compress.data import TokenizedDataset
-    from edgebert_compress.recipe import Recipe
+    from edgebert_compress.recipe import Recipe, Stage
+    from edgebert_compress.tasks import TrainingTask
+    from edgebert_compress.teacher import TeacherSource
+
+__all__ = [
+    "CHECKPOINT", "CheckpointStep", "Logits", "TaskData", "compress", "needed_length", "tokenize",
+    "tokenizer_folder",
+]  # fmt: skip
 
 Logits = NDArray[np.float32]
-CHECKPOINT = "checkpoint"
+CURVE_EXAMPLES = 1000  # evaluation examples that the curve of the metric is measured on during training
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Labels in logit order and both splits as read; `max_length` in tokens is where texts are cut."""
+    """Labels in logit order (empty for tasks without) and both splits as read, as the task's own examples.
+
+    `max_length` in tokens is where texts are cut, or split into rows.
+    """
 
     labels: tuple[str, ...]
-    train: Sequence[Example]
-    evaluation: Sequence[Example]
+    train: Sequence[Any]
+    evaluation: Sequence[Any]
     max_length: int
 
     def targets(self) -> NDArray[np.int64]:
-        """Class numbers of the evaluation examples, int64 [n]."""
+        """Class numbers of the evaluation examples of a text classification, int64 [n]."""
         index = {label: i for i, label in enumerate(self.labels)}
         return np.array([index[example.label] for example in self.evaluation], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class CheckpointStep:
-    """One checkpoint of the chain with its logits on the evaluation data, float32 [n, classes]."""
+    """One checkpoint of the chain. `score`: its `metric` on the evaluation data.
+
+    `logits`: on the evaluation data, float32 [n, classes]; [0, 0] for tasks other than text classification.
+    """
 
     name: str
     kind: str
@@ -49,197 +70,213 @@ class CheckpointStep:
     key: str
     folder: Path
     logits: Logits
-    accuracy: float
+    score: float
     facts: Mapping[str, Any]
+    metric: str = "accuracy"
 
-
-def tokenizer_folder(model: SourceModel, store: StageStore) -> Path:
-    """A folder with the model's tokenizer as `tokenizer.json` and the Hugging Face side files."""
-
-    def produce(out: Path) -> Mapping[str, Any]:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(model.folder)
-        # Settings of an earlier use (fixed padding, say) would change what the model is given here.
-        tokenizer.backend_tokenizer.no_padding()
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.model_max_length = min(tokenizer.model_max_length, model.max_length)
-        tokenizer.save_pretrained(out)
-        return {}
-
-    return store.run("tokenizer", {"model": model.sha256}, produce).folder
+    @property
+    def accuracy(self) -> float:
+        """The score of a text classification."""
+        return self.score
 
 
 def needed_length(tokenizer: TextTokenizer, examples: Sequence[Example], limit: int) -> int:
     """Tokens of the longest example, rounded up to a multiple of 16, at least 32 and at most `limit`."""
-    longest = max(len(tokenizer.encode_ids(e.text, e.text_pair)[0]) for e in examples)
-    return min(max(32, -(-longest // 16) * 16), limit)
+    return get_compression_task("text-classification").needed_length(tokenizer, examples, limit)
 
 
 def tokenize(
-    tokenizer: TextTokenizer, examples: Sequence[Example], labels: Sequence[str], pad_token_id: int
+    tokenizer: TextTokenizer, examples: Sequence[Example], labels: Sequence[str]
 ) -> TokenizedDataset:
     """Token ids and class numbers of `examples`, cut at the tokenizer's maximal length."""
-    from edgebert_compress.data import TokenizedDataset
-
-    index = {label: i for i, label in enumerate(labels)}
-    encoded = [tokenizer.encode_ids(e.text, e.text_pair) for e in examples]
-    return TokenizedDataset(
-        input_ids=tuple(tuple(int(i) for i in ids) for ids, _ in encoded),
-        token_type_ids=tuple(tuple(int(i) for i in types) for _, types in encoded),
-        labels=tuple(index[e.label] for e in examples),
-        pad_token_id=pad_token_id,
-    )
+    task = get_compression_task("text-classification")
+    return task.tokenize(tokenizer, examples, labels, tokenizer.max_length)
 
 
-def compress(
-    model: SourceModel, data: TaskData, recipe: Recipe, store: StageStore, seed: int, reporter: Reporter
-) -> list[CheckpointStep]:
-    """Run every stage of `recipe`, or take it from `store`, and return the chain with the teacher first."""
-    from edgebert_compress.stages import run_stage
-    from edgebert_compress.trainer import predict_logits
+@dataclass(frozen=True)
+class _Chain:
+    """One run of a recipe: what all its stages share."""
 
-    tokens = tokenizer_folder(model, store)
-    tokenizer = TextTokenizer.from_folder(tokens, data.max_length)
-    train = tokenize(tokenizer, data.train, data.labels, tokenizer.pad_id)
-    evaluation = tokenize(tokenizer, data.evaluation, data.labels, tokenizer.pad_id)
-    split = {"max_length": data.max_length, "labels": list(data.labels)}
-    train_hash, eval_hash = data_hash(data.train), data_hash(data.evaluation)
-    truth = data.targets()
+    kind: CompressionTask
+    task: TrainingTask
+    data: TaskData
+    train: TokenizedDataset
+    evaluation: TokenizedDataset
+    hashes: tuple[str, str]  # of the training and the evaluation examples
+    store: StageStore
+    seed: int
+    reporter: Reporter
 
-    def predict(folder: Path, key: str, which: TokenizedDataset, which_hash: str, phase: str) -> Logits:
+    @property
+    def batch(self) -> int:
+        """Rows to predict at once: logits over a whole vocabulary are large."""
+        return 8 if self.task.name == "masked-language-model" else 64
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """What of the task decides how examples become rows."""
+        return {"task": self.task.name, "max_length": self.data.max_length, "labels": list(self.data.labels)}
+
+    def logits(self, folder: Path, key: str, rows: TokenizedDataset, rows_hash: str, phase: str) -> Logits:
+        """Of a text classifier, kept in the store: float32 [rows, classes]."""
+        from edgebert_compress.trainer import predict_logits
+
         def produce(out: Path) -> Mapping[str, Any]:
-            logits = predict_logits(folder, which, progress=_named(reporter, phase))
+            logits = predict_logits(folder, rows, progress=named(self.reporter, phase))
             np.save(out / "logits.npy", logits, allow_pickle=False)
             return {}
 
-        inputs = {"checkpoint": key, "data": which_hash, **split}
-        result = store.run("predict", inputs, produce)
+        inputs = {"checkpoint": key, "data": rows_hash, **self.split}
+        result = self.store.run("predict", inputs, produce)
         logits: Logits = np.load(result.folder / "logits.npy", allow_pickle=False)
         return logits
 
     def step(
-        name: str, kind: str, text: str, key: str, folder: Path, facts: Mapping[str, Any]
+        self, name: str, kind: str, text: str, key: str, folder: Path, facts: Mapping[str, Any]
     ) -> CheckpointStep:
-        logits = predict(folder, key, evaluation, eval_hash, f"evaluate {name}")
-        accuracy = float((logits.argmax(1) == truth).mean())
-        reporter.note(f"{name}: accuracy {accuracy:.2%}")
-        return CheckpointStep(name, kind, text, key, folder, logits, accuracy, facts)
+        """Measure a checkpoint."""
+        phase = f"evaluate {name}"
+        logits = np.zeros((0, 0), np.float32)
+        if self.task.name == "text-classification":
+            logits = self.logits(folder, key, self.evaluation, self.hashes[1], phase)
+            rows = ((row,) for row in logits)
+            score = self.kind.measure(rows, self.evaluation, self.data.evaluation, self.data.labels)
+        else:
+            inputs = {"checkpoint": key, "data": self.hashes[1], **self.split}
+            score = self.store.run("measure", inputs, lambda out: self._measure(folder, phase)).facts["score"]
+        self.reporter.note(f"{name}: {self.kind.metric} {score:.2%}")
+        return CheckpointStep(name, kind, text, key, folder, logits, score, facts, self.kind.metric)
 
-    teacher = make_teacher(model, data, train, train_hash, tokens, recipe, store, seed, reporter)
-    trained_here = teacher.facts["trained_here"]
-    if trained_here and teacher.cached:
-        reporter.note("teacher: fine-tuned in an earlier run")
-    steps = [
-        step("teacher", "teacher", "fine-tuned here" if trained_here else "as given, float32", teacher.key,
-             teacher.folder / CHECKPOINT, teacher.facts)
-    ]  # fmt: skip
-    teacher_logits = None
-    for number, stage in enumerate(recipe.stages, 1):
-        before = steps[-1]
-        inputs = {"checkpoint": before.key, "teacher": teacher.key, "stage": [stage.kind, asdict(stage)],
-                  "seed": seed, "data": train_hash, **split}  # fmt: skip
+    def _measure(self, folder: Path, phase: str) -> Mapping[str, Any]:
+        from edgebert_compress.checkpoint import load
+        from edgebert_compress.trainer import answer_stream
 
-        def produce(out: Path, stage: Any = stage, before: CheckpointStep = before) -> Mapping[str, Any]:
-            nonlocal teacher_logits
-            if teacher_logits is None:
-                phase = "teacher's answers on the training data"
-                teacher_logits = predict(steps[0].folder, steps[0].key, train, train_hash, phase)
-            facts = run_stage(
-                before.folder, out / CHECKPOINT, stage, train, teacher_logits, seed,
-                _named(reporter, stage.title),
-            )  # fmt: skip
-            return asdict(facts)
+        model = load(folder, self.task.name).model
+        found = answer_stream(model, self.task, self.evaluation, named(self.reporter, phase), self.batch)
+        return {"score": self.kind.measure(found, self.evaluation, self.data.evaluation, self.data.labels)}
 
-        result = store.run(f"stage{number}-{stage.kind}", inputs, produce)
-        if result.cached:
-            reporter.note(f"{stage.title}: kept from an earlier run")
-        steps.append(
-            step(
-                stage.title,
-                stage.kind,
-                describe_training(stage),
-                result.key,
-                result.folder / CHECKPOINT,
-                result.facts,
-            )
-        )
-    return steps
+    def evaluator(self, tokenizer: TextTokenizer) -> Callable[[Any], float]:
+        """The metric of a model in training, on up to CURVE_EXAMPLES evenly chosen evaluation examples."""
+        from edgebert_compress.trainer import answer_stream
+
+        stride = -(-len(self.data.evaluation) // CURVE_EXAMPLES)
+        chosen = self.data.evaluation[::stride]
+        rows = self.kind.tokenize(tokenizer, chosen, self.data.labels, self.data.max_length)
+
+        def evaluate(model: Any) -> float:
+            found = answer_stream(model, self.task, rows, batch_size=self.batch)
+            return self.kind.measure(found, rows, chosen, self.data.labels)
+
+        return evaluate
 
 
-def describe_training(stage: Any) -> str:
-    """How a stage trains, in words."""
-    if not stage.training.epochs:
-        return "no training"
-    return f"{stage.training.epochs:g} epochs with distillation from the teacher"
-
-
-def make_teacher(
+def compress(
     model: SourceModel,
     data: TaskData,
-    train: TokenizedDataset,
-    train_hash: str,
-    tokens: Path,
     recipe: Recipe,
     store: StageStore,
     seed: int,
     reporter: Reporter,
-) -> Any:
-    """The dense model that compression starts from: as given, or fine-tuned first if it has no head."""
-    from edgebert_compress.trainer import fine_tune
+    *,
+    task: str = "text-classification",
+    teacher: Path | None = None,
+    memory: int | None = None,
+    device: str = "cpu",
+) -> list[CheckpointStep]:
+    """Run every stage of `recipe`, or take it from `store`, and return the chain with the teacher first.
 
-    trained = model.labels is not None
-    inputs: dict[str, Any] = {"model": model.sha256, "labels": list(data.labels)}
-    if not trained:
-        inputs |= {"data": train_hash, "max_length": data.max_length, "seed": seed,
-                   "fine_tune": asdict(recipe.fine_tune)}  # fmt: skip
-        if model.new_head:
-            inputs["new_head"] = True
+    `teacher`: the folder of a trained model for `task`; the recipe then starts from `model` as it is. Without
+    one the teacher is `model` itself, fine-tuned first if it has no trained head, and the recipe starts from
+    it, unless its first stage trains a new head. `memory`: bytes for pruning. `device`: where to train.
+    A killed run goes on where it was.
 
-    def produce(out: Path) -> Mapping[str, Any]:
-        checkpoint = out / CHECKPOINT
-        if trained:
-            _save_as_given(model, data.labels, checkpoint)
-            facts: Mapping[str, Any] = {"seconds": 0.0}
-        else:
-            reporter.note(
-                f"'{model.name}' {'gets a new head' if model.new_head else 'has no trained head'}: "
-                f"fine-tuning it on {len(data.train)} examples first; the result is the teacher"
-            )
-            trained_facts = fine_tune(
-                model.folder,
-                checkpoint,
-                train,
-                data.labels,
-                recipe.fine_tune,
-                seed,
-                _named(reporter, "teacher"),
-                new_head=model.new_head,
-            )
-            facts = asdict(trained_facts)
-        _copy_tokenizer(tokens, checkpoint)
-        return {**facts, "trained_here": not trained}
+    Under torchrun each process calls this with the same arguments and a work folder that all of them share:
+    they train together, and all get the same chain.
+    """
+    from edgebert_compress import distributed
+    from edgebert_compress.tasks import get_task
 
-    return store.run("teacher", inputs, produce)
+    distributed.start_if_launched()
+    follow = distributed.world()[0] > 0
+    if follow:  # one process of several does the talking
+        reporter = SilentReporter()
+    kind, training = get_compression_task(task), get_task(task)
+    tokens = tokenizer_folder(model, store)
+    tokenizer = TextTokenizer.from_folder(tokens, data.max_length)
+    train, evaluation = (
+        kind.tokenize(tokenizer, examples, data.labels, data.max_length)
+        for examples in (data.train, data.evaluation)
+    )
+    hashes = data_hash(data.train), data_hash(data.evaluation)
+    chain = _Chain(kind, training, data, train, evaluation, hashes, store, seed, reporter)
+    if teacher is None:
+        made = make_teacher(
+            model, training, data.labels, train, recipe.fine_tune, store, seed, reporter,
+            tokens=tokens, inputs={"data": hashes[0], "max_length": data.max_length}, device=device,
+            follow=follow,
+        )  # fmt: skip
+        text = "fine-tuned here" if made.facts["trained_here"] else "as given, float32"
+        first = chain.step("teacher", "teacher", text, made.key, made.folder / CHECKPOINT, made.facts)
+    else:
+        key = check_teacher(teacher, task, data.labels, tokenizer, data.max_length, data.train)
+        first = chain.step("teacher", "teacher", "as given", key, teacher, {"seconds": 0.0})
+    steps = [first]
+    key, folder = first.key, first.folder
+    if teacher is not None or getattr(recipe.stages[0], "new_head", False):
+        given = given_checkpoint(model, data.labels, tokens, store)
+        key, folder = given.key, given.folder / CHECKPOINT
+    evaluate = chain.evaluator(tokenizer)
+    for number, stage in enumerate(recipe.stages, 1):
+        name = f"stage{number}-{stage.kind}"
+        inputs = {"checkpoint": key, "teacher": first.key, "stage": [stage.kind, asdict(stage)],
+                  "seed": seed, "data": hashes[0], **chain.split}  # fmt: skip
+
+        def produce(
+            out: Path, stage: Stage = stage, folder: Path = folder, name: str = name, inputs: Any = inputs
+        ) -> Mapping[str, Any]:
+            from edgebert_compress.stages import run_stage
+
+            facts = run_stage(
+                folder, out / CHECKPOINT, stage, train, teacher_of(chain, stage, first), seed,
+                named(reporter, stage.title), task=training, labels=data.labels, memory=memory,
+                resume=store.resume_folder(stage_key(name, inputs), follow=follow), evaluate=evaluate,
+                device=device, note=reporter.note,
+            )  # fmt: skip
+            return asdict(facts)
+
+        result = store.run(name, inputs, produce, follow=follow)
+        if result.cached:
+            reporter.note(f"{stage.title}: kept from an earlier run")
+        key, folder = result.key, result.folder / CHECKPOINT
+        steps.append(chain.step(stage.title, stage.kind, describe_training(stage), key, folder, result.facts))
+    return steps
 
 
-def _save_as_given(model: SourceModel, labels: Sequence[str], out: Path) -> None:
-    from edgebert_compress.checkpoint import load_classifier, write_classifier
+def teacher_of(chain: _Chain, stage: Stage, first: CheckpointStep) -> TeacherSource | None:
+    """The cheapest form of the teacher that `stage` can learn from: cached logits where they are enough."""
+    from edgebert_compress.teacher import TeacherLogits, TeacherModel, needs_live_teacher, wants_teacher
 
-    network: Any = load_classifier(model.folder)[0]
-    network.config.id2label = dict(enumerate(labels))
-    network.config.label2id = {label: i for i, label in enumerate(labels)}
-    out.mkdir()
-    write_classifier(network, model.folder, out)
-
-
-def _copy_tokenizer(tokens: Path, out: Path) -> None:
-    for path in sorted(tokens.iterdir()):
-        if path.name != "done.json":
-            (out / path.name).write_bytes(path.read_bytes())
+    if not stage.training.epochs or not wants_teacher(stage.distillation):
+        return None
+    if chain.task.name != "text-classification" or needs_live_teacher(stage.distillation):
+        return TeacherModel(first.folder)
+    phase = "teacher's answers on the training data"
+    return TeacherLogits(chain.logits(first.folder, first.key, chain.train, chain.hashes[0], phase))
 
 
-def _named(reporter: Reporter, name: str) -> Any:
+def describe_training(stage: Stage) -> str:
+    """How a stage trains, in words."""
+    if not stage.training.epochs:
+        return "no training"
+    settings = stage.distillation
+    distilled = settings.hardness or settings.hidden or settings.relations
+    how = "with distillation from the teacher" if distilled else "on the labels"
+    return f"{stage.training.epochs:g} epochs {how}"
+
+
+def named(reporter: Reporter, name: str) -> Any:
+    """A progress of training that tells `reporter` which stage it is about."""
+
     def progress(phase: str, done: int, total: int, **figures: float) -> None:
         reporter.progress(f"{name}: {phase}" if phase else name, done, total, **figures)
 

@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgebert.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FILE_SUFFIXES = (".jsonl", ".csv", ".tsv")
 MAX_FILE_BYTES = 4 << 30
@@ -59,8 +62,8 @@ def load_examples(source: str | Path, columns: Columns | None = None, split: str
     return examples
 
 
-def data_hash(examples: Sequence[Example]) -> str:
-    """SHA-256 of the examples in order, whatever file format they came from."""
+def data_hash(examples: Sequence[DataclassInstance]) -> str:
+    """SHA-256 of the examples of any task in order, whatever file format they came from."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(json.dumps(astuple(example), ensure_ascii=False).encode())
@@ -89,16 +92,20 @@ def _from_file(path: Path, columns: Columns) -> Iterator[Example]:
     suffix = path.suffix.lower()
     if suffix not in FILE_SUFFIXES:
         raise DataError(f"'{path}' has an unknown format '{suffix}'; use one of {', '.join(FILE_SUFFIXES)}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise DataError(f"'{path}' is larger than {MAX_FILE_BYTES >> 30} GiB; split it or sample from it")
-    text = _decode(path)
+    text = read_utf8(path)
     if suffix == ".jsonl":
-        return _from_jsonl(path, text, columns)
+        return (_example(row, where, columns) for where, row in json_lines(path, text))
     return _from_table(path, text, columns, "\t" if suffix == ".tsv" else ",")
 
 
-def _decode(path: Path) -> str:
-    raw = path.read_bytes()
+def read_utf8(path: Path) -> str:
+    """The text of a data file without its byte-order mark. Raises DataError, with the line if not UTF-8."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"'{path}' is larger than {MAX_FILE_BYTES >> 30} GiB; split it or sample from it")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror}; give a data file") from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,20 +113,45 @@ def _decode(path: Path) -> str:
         raise DataError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8") from None
 
 
-def _from_jsonl(path: Path, text: str, columns: Columns) -> Iterator[Example]:
+def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each object of a JSON-lines file stands, and the object. Raises DataError with the line."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        except (ValueError, RecursionError) as error:
+            what = json_fault(error)
             raise DataError(f"{path}, line {number}: not valid JSON ({what}); one object a line") from None
         if not isinstance(row, dict):
             raise DataError(
-                f"{path}, line {number}: a {type(row).__name__}, not an object with text and label"
+                f"{path}, line {number}: a {type(row).__name__}, not an object; write one object a line"
             )
-        yield _example(row, f"{path}, line {number}", columns)
+        yield f"{path}, line {number}", row
+
+
+def json_fault(error: Exception) -> str:
+    """What `json.loads` could not take, in words."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deep" if isinstance(error, RecursionError) else "a number of too many digits"
+
+
+def checked_text(value: object, where: str, name: str) -> str:
+    """`value` when it is a string with something in it. Raises DataError."""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: '{name}' must be a string, not {repr(value)[:60]}")
+    if not value.strip():
+        raise DataError(f"{where}: '{name}' is empty; remove the row")
+    _check_unicode(value, where, name)
+    return value
+
+
+def _check_unicode(value: str, where: str, name: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: '{name}' is not valid Unicode (a lone surrogate); correct it") from None
 
 
 def _from_table(path: Path, text: str, columns: Columns, delimiter: str) -> Iterator[Example]:
@@ -184,6 +216,8 @@ def _example(row: dict[str, Any], where: str, columns: Columns) -> Example:
         raise DataError(f"{where}: '{columns.text}' is empty; remove the row")
     if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
         raise DataError(f"{where}: '{columns.label}' must be a non-empty string or integer, not {label!r}")
+    for column, value in ((columns.text, text), (columns.text_pair, pair or ""), (columns.label, str(label))):
+        _check_unicode(value, where, column)
     return Example(text, pair, str(label))
 
 

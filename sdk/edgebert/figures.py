@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from edgebert.devices.base import DeviceFacts
 from edgebert.errors import PackageError
 from edgebert.machine import MachineFacts
 
@@ -127,6 +128,55 @@ class DatasetFigures:
 
 
 @dataclass(frozen=True)
+class DeviceBench:
+    """One length and thread count on a device: `latency` of a real one, `instructions` of an emulated one.
+
+    `instructions`: of one inference. `warnings`: what makes the figures doubtful, a line each.
+    """
+
+    length: int
+    threads: int
+    latency: Latency | None
+    instructions: int | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HostComparison:
+    """The same examples here and on the device. `identical`: examples whose logits are equal to the bit."""
+
+    examples: int
+    identical: int
+    same_class: int
+    max_difference: float
+    host_kernels: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class DeviceFigures:
+    """What a device computed. `examples` of the data's `available` ones; `accuracy` None: none were given.
+
+    `wrong_tokens`: examples to which the device's own tokenizer gives other ids; None where it has none.
+    `golden_wrong`: golden examples with another class or other ids there. `host` None: not runnable here.
+    """
+
+    facts: DeviceFacts
+    runtime: str
+    kernels: str
+    examples: int
+    available: int
+    accuracy: float | None
+    wrong_tokens: int | None
+    golden_examples: int
+    golden_wrong: int
+    golden_max_difference: float
+    host: HostComparison | None
+    bench: tuple[DeviceBench, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that `report.html` shows and `report.json` holds, for one target."""
 
@@ -147,6 +197,7 @@ class Report:
     size: SizeFigures
     layers: tuple[LayerFigures, ...]
     notes: tuple[str, ...]
+    device: DeviceFigures | None = None
     format: int = REPORT_FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,16 +236,20 @@ def plain(value: object) -> Any:
 
 
 def from_dict(kind: type[T], data: object, where: str) -> T:
-    """A dataclass of type `kind` from JSON values: every field present, none unknown, every type right."""
+    """A dataclass of type `kind` from JSON values: none unknown, every type right, every field present.
+
+    Fields that are None by default came later and may be missing.
+    """
     if not isinstance(data, Mapping):
         raise PackageError(f"{where} is {shown(data)}, not an object; build the package again")
     hints = get_type_hints(kind)
-    unknown, missing = sorted(set(data) - set(hints)), sorted(set(hints) - set(data))
+    later = {field.name for field in fields(cast(Any, kind)) if field.default is None}
+    unknown, missing = sorted(set(data) - set(hints)), sorted(set(hints) - set(data) - later)
     if unknown:
         raise PackageError(f"{where} has the unknown field {shown(unknown[0])}; build the package again")
     if missing:
         raise PackageError(f"{where} lacks the field {shown(missing[0])}; build the package again")
-    return kind(**{name: decode(hint, data[name], f"{where}.{name}") for name, hint in hints.items()})
+    return kind(**{name: decode(hints[name], value, f"{where}.{name}") for name, value in data.items()})
 
 
 def decode(hint: Any, value: object, where: str) -> Any:

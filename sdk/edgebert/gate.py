@@ -36,8 +36,13 @@ def judge(accuracies: Sequence[tuple[str, float]], max_drop: float) -> GateVerdi
     return GateVerdict(drop, max_drop, drop <= max_drop + ROUNDING, guilty, max(cost, 0.0))
 
 
-def gate_message(target: str, verdict: GateVerdict, report: str) -> str:
-    """One line for a failed gate: what was lost, where most of it went, and what to do."""
+def gate_message(target: str, verdict: GateVerdict, report: str, problems: Sequence[str] = ()) -> str:
+    """One line for a failed gate: what was lost, where most of it went, and what to do.
+
+    `problems`: what a device did wrong, which no accuracy makes up for.
+    """
+    if problems:
+        return f"{target}: {'; '.join(problems)}. No package was written; see {report}"
     return (
         f"{target}: accuracy dropped by {100 * verdict.drop:.2f} points, more than --max-drop "
         f"{100 * verdict.max_drop:.2f}; stage '{verdict.guilty}' lost most "

@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgebert.errors import MissingExtraError, ModelError
+from edgebert.errors import MissingExtraError, ModelError, UsageError
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
@@ -20,19 +20,38 @@ HASHED_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 ARCHITECTURES = ("bert", "distilbert", "roberta", "electra")
 MAX_CONFIG_BYTES = 4 << 20
 MAX_HEADER_BYTES = 64 << 20
-# Name of a parameter that only a sequence classification head has, by architecture.
-HEAD_WEIGHTS = {
-    "bert": "classifier.weight",
-    "distilbert": "classifier.weight",
-    "roberta": "classifier.out_proj.weight",
-    "electra": "classifier.out_proj.weight",
+# For each task the end of its class names in transformers, and a parameter of the head, by architecture.
+HEADS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "text-classification": (
+        "ForSequenceClassification",
+        {
+            "bert": "classifier.weight",
+            "distilbert": "classifier.weight",
+            "roberta": "classifier.out_proj.weight",
+            "electra": "classifier.out_proj.weight",
+        },
+    ),
+    "token-classification": ("ForTokenClassification", dict.fromkeys(ARCHITECTURES, "classifier.weight")),
+    "question-answering": ("ForQuestionAnswering", dict.fromkeys(ARCHITECTURES, "qa_outputs.weight")),
+    "masked-language-model": (
+        "ForMaskedLM",
+        {
+            "bert": "cls.predictions.transform.dense.weight",
+            "distilbert": "vocab_transform.weight",
+            "roberta": "lm_head.dense.weight",
+            "electra": "generator_predictions.dense.weight",
+        },
+    ),
 }
+# Heads of pre-training, which any task may replace.
+PRETRAINED = ("ForMaskedLM", "ForPreTraining")
 
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A Hugging Face folder on disk. `labels` are in logit order and None when the head is untrained.
+    """A Hugging Face folder on disk, and what it is for `task`.
 
+    `labels` are in logit order, None when the head is untrained and () for a trained one without classes.
     `max_length`: tokens that its position table holds. `layers`, `hidden_size`: of the encoder.
     `new_head`: the head is to be trained anew.
     """
@@ -46,10 +65,17 @@ class SourceModel:
     layers: int
     hidden_size: int
     new_head: bool = False
+    task: str = "text-classification"
 
 
-def resolve_model(model: str | Path) -> SourceModel:
-    """Find `model` (folder or hub id), check that it is supported. Raises ModelError, MissingExtraError."""
+def resolve_model(model: str | Path, task: str = "text-classification") -> SourceModel:
+    """Find `model` (folder or hub id), check that `task` can start from it.
+
+    Raises ModelError and MissingExtraError; UsageError for an unknown task.
+    """
+    if task not in HEADS:
+        raise UsageError(f"unknown task '{task[:60]}'; use one of: {', '.join(HEADS)}")
+    suffix, head_weights = HEADS[task]
     folder = Path(model)
     if not folder.is_dir():
         folder = _download(str(model))
@@ -61,17 +87,18 @@ def resolve_model(model: str | Path) -> SourceModel:
             f"use one of: {', '.join(ARCHITECTURES)}"
         )
     heads = [name for name in config.get("architectures") or [] if isinstance(name, str)]
-    other = [name for name in heads if "For" in name and "MaskedLM" not in name and "PreTraining" not in name]
-    if other and not any(name.endswith("ForSequenceClassification") for name in other):
+    other = [name for name in heads if "For" in name and not name.endswith(PRETRAINED)]
+    if other and not any(name.endswith(suffix) for name in other):
         raise ModelError(
-            f"'{model}' is a {other[0]}: only text classification is supported; "
-            "give a classifier or a plain encoder"
+            f"'{model}' is a {other[0]}, which is not made for {task}; "
+            f"give a model '…{suffix}' or a plain encoder"
         )
-    names = _parameter_names(folder)
-    trained = HEAD_WEIGHTS[architecture] in names
+    trained = head_weights[architecture] in _parameter_names(folder)
     if not (any(folder.glob("tokenizer.json")) or any(folder.glob("vocab*"))):
         raise ModelError(f"'{model}' has no tokenizer files; save the tokenizer beside the weights")
-    labels = _labels(config) if trained else None
+    labels = None
+    if trained:
+        labels = _labels(config) if task.endswith("-classification") else ()
     layers, hidden_size = _geometry(config)
     return SourceModel(
         name=Path(model).resolve().name if folder == Path(model) else str(model),
@@ -82,6 +109,7 @@ def resolve_model(model: str | Path) -> SourceModel:
         max_length=_max_length(config),
         layers=layers,
         hidden_size=hidden_size,
+        task=task,
     )
 
 

@@ -70,6 +70,13 @@ class TextTokenizer:
         tokenizer.pad_id = _pad_id(tokenizer._tokenizer, settings, config)
         return tokenizer
 
+    def bare(self) -> Tokenizer:
+        """A copy of the library's tokenizer that neither cuts nor pads."""
+        copy: Tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        return copy
+
     @property
     def lowercase(self) -> bool:
         """Whether the normalizer lower-cases the text."""

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from edgebert.data import Example, data_hash
 from edgebert.errors import DataError
+from edgebert.figures import DeviceFigures
 from edgebert.golden import GoldenExample
+from edgebert.manifest import Manifest
 from edgebert.pipeline import Classifier, load
 from edgebert.tasks.text_classification import Figures, class_ids, figures
+from edgebert.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,16 @@ class GoldenCheck:
 
 @dataclass(frozen=True)
 class PackageValidation:
-    """`figures` is None without examples. `problems`: one line for each thing that failed."""
+    """`figures` is None without examples. `problems`: one line for each thing that failed.
+
+    `device`: where all of it was computed; None: on this machine.
+    """
 
     figures: Figures | None
     golden: GoldenCheck
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    device: DeviceFigures | None = None
 
     @property
     def passed(self) -> bool:
@@ -77,13 +84,27 @@ def check_golden(classifier: Classifier, golden: Sequence[GoldenExample]) -> Gol
     if not golden:
         return GoldenCheck(0, 0, None, 0, 0.0, tolerance)
     texts, pairs = [row.text for row in golden], [row.text_pair for row in golden]
-    ids = _ids(classifier, texts, pairs)
-    expected = np.array([row.logits for row in golden], np.float32)
+    ids = host_ids(classifier.tokenizer, texts, pairs)
     found = classifier.logits(texts, pairs, batch=1)
+    inside = [classifier.runtime_ids(text, pair) for text, pair in zip(texts, pairs, strict=True)]
+    runtime_ids = None if None in inside else [ids or [] for ids in inside]
+    return compare_golden(golden, ids, runtime_ids, found, tolerance)
+
+
+def compare_golden(
+    golden: Sequence[GoldenExample],
+    ids: Sequence[Sequence[int]],
+    runtime_ids: Sequence[Sequence[int]] | None,
+    found: NDArray[np.float32],
+    tolerance: float,
+) -> GoldenCheck:
+    """Golden examples, one or more, against ids, ids by the runtime's own tokenizer, and logits."""
+    expected = np.array([row.logits for row in golden], np.float32)
+    wrong = None if runtime_ids is None else _wrong(runtime_ids, golden)
     return GoldenCheck(
         examples=len(golden),
-        wrong_ids=sum(tuple(now) != row.ids for now, row in zip(ids, golden, strict=True)),
-        wrong_runtime_ids=_wrong_runtime_ids(classifier, golden),
+        wrong_ids=_wrong(ids, golden),
+        wrong_runtime_ids=wrong,
         wrong_classes=int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
         max_difference=agreement(found, expected).max_difference,
         tolerance=tolerance,
@@ -100,12 +121,18 @@ def validate_package(
     with load(path, threads) as classifier:
         golden = check_golden(classifier, classifier.golden())
         measured = _measure(classifier, examples) if examples else None
-        notes = list(classifier.notes)
-        recorded = classifier.manifest.source.data.get("eval")
-        if examples and recorded is not None and data_hash(examples) != recorded:
-            notes.append("these are not the evaluation data of the build, whose accuracy the gate refers to")
-        problems = [*_golden_problems(golden), *_gate_problems(classifier, measured, min_accuracy)]
-        return PackageValidation(measured, golden, tuple(problems), tuple(notes))
+        manifest = classifier.manifest
+        notes = (*classifier.notes, *data_notes(manifest, examples))
+        problems = [*golden_problems(golden), *gate_problems(manifest, measured, min_accuracy)]
+        return PackageValidation(measured, golden, tuple(problems), notes)
+
+
+def data_notes(manifest: Manifest, examples: Sequence[Example]) -> tuple[str, ...]:
+    """A line when `examples` are not those that the build measured."""
+    recorded = manifest.source.data.get("eval")
+    if not examples or recorded is None or data_hash(examples) == recorded:
+        return ()
+    return ("these are not the evaluation data of the build, whose accuracy the gate refers to",)
 
 
 def _measure(classifier: Classifier, examples: Sequence[Example]) -> Figures:
@@ -114,19 +141,17 @@ def _measure(classifier: Classifier, examples: Sequence[Example]) -> Figures:
     return evaluate(classifier.logits(texts, pairs), examples, classifier.labels)
 
 
-def _ids(classifier: Classifier, texts: Sequence[str], pairs: Sequence[str | None]) -> list[list[int]]:
-    tokenizer = classifier.tokenizer
+def host_ids(tokenizer: TextTokenizer, texts: Sequence[str], pairs: Sequence[str | None]) -> list[list[int]]:
+    """Unpadded ids of each text or pair by the package's tokenizer. Raises DataError."""
     return [tokenizer.encode_ids(text, pair)[0] for text, pair in zip(texts, pairs, strict=True)]
 
 
-def _wrong_runtime_ids(classifier: Classifier, golden: Sequence[GoldenExample]) -> int | None:
-    found = [classifier.runtime_ids(row.text, row.text_pair) for row in golden]
-    if None in found:
-        return None
-    return sum(tuple(now or ()) != row.ids for now, row in zip(found, golden, strict=True))
+def _wrong(ids: Sequence[Sequence[int]], golden: Sequence[GoldenExample]) -> int:
+    return sum(tuple(now) != row.ids for now, row in zip(ids, golden, strict=True))
 
 
-def _golden_problems(golden: GoldenCheck) -> list[str]:
+def golden_problems(golden: GoldenCheck) -> list[str]:
+    """One line for each thing that the golden examples show to be wrong."""
     problems = []
     if golden.wrong_ids:
         problems.append(
@@ -147,10 +172,11 @@ def _golden_problems(golden: GoldenCheck) -> list[str]:
     return problems
 
 
-def _gate_problems(classifier: Classifier, measured: Figures | None, minimum: float | None) -> list[str]:
+def gate_problems(manifest: Manifest, measured: Figures | None, minimum: float | None) -> list[str]:
+    """A line when accuracy is below `minimum`, or below the manifest's gate where that is None."""
     if measured is None:
         return []
-    gate = classifier.manifest.gate
+    gate = manifest.gate
     if minimum is not None:
         if measured.accuracy >= minimum:
             return []

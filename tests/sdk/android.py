@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgebert.android.classes import classes_jar
-from edgebert.android.native import LIBRARY, native_library
+from edgebert.android.native import ABIS, LIBRARY, find_tools, native_library
 from edgebert.android.sources import library_sources
 from edgebert.errors import MissingExtraError
 from edgebert.golden import record_golden
@@ -37,8 +37,8 @@ def missing() -> str:
     if shutil.which("java") is None:
         return "no Java is installed (openjdk-17-jdk-headless)"
     try:
-        native_library("x86_64")
-        classes_jar()
+        for abi in ABIS:
+            find_tools(abi)
     except MissingExtraError as error:
         return str(error)
     return ""

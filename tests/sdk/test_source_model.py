@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from edgebert.errors import ModelError
+from edgebert.errors import ModelError, UsageError
 from edgebert.source_model import match_labels, resolve_model
 from tests.factories import ARCHITECTURES, LABELS, make_checkpoint
+
+AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "masked-language-model": "AutoModelForMaskedLM",
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +33,35 @@ def model(bert: Path, tmp_path: Path) -> Path:
 def edit_config(folder: Path, **values: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("task", ["token-classification", "question-answering", "masked-language-model"])
+def test_heads_of_other_tasks(tmp_path: Path, architecture: str, task: str) -> None:
+    """A folder that transformers wrote has a trained head for its own task, and for others at most none."""
+    import torch
+    import transformers
+
+    folder = make_checkpoint(tmp_path / "m", architecture, layers=1)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    if task == "question-answering":
+        config.num_labels = 2
+    torch.manual_seed(0)
+    getattr(transformers, AUTO_CLASSES[task]).from_config(config).save_pretrained(folder)
+    found = resolve_model(folder, task)
+    assert found.task == task
+    assert found.labels == (LABELS if task == "token-classification" else ())
+    for other in set(AUTO_CLASSES) - {task}:
+        if task == "masked-language-model":  # an upstream model: every task may start from it
+            assert resolve_model(folder, other).labels is None
+        else:
+            with pytest.raises(ModelError, match=f"which is not made for {other}"):
+                resolve_model(folder, other)
+
+
+def test_unknown_task(bert: Path) -> None:
+    with pytest.raises(UsageError, match="unknown task 'poetry'; use one of: text-classification"):
+        resolve_model(bert, "poetry")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -68,7 +104,7 @@ def test_unknown_label_is_told_with_the_way_out(model: Path) -> None:
     [
         ({"model_type": "gpt2"}, "architecture 'gpt2'"),
         ({"model_type": None}, "architecture 'None'"),
-        ({"architectures": ["BertForQuestionAnswering"]}, "only text classification"),
+        ({"architectures": ["BertForQuestionAnswering"]}, "which is not made for text-classification"),
         ({"id2label": {"0": "a", "7": "b"}}, "does not number the labels"),
         ({"id2label": ["a"]}, "not a table"),
         ({"max_position_embeddings": "many"}, "max_position_embeddings is 'many'"),

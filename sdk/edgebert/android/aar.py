@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from edgebert.android.classes import FIXED_DATE, classes_jar
 from edgebert.android.native import ABIS, LIBRARY, native_library
@@ -101,7 +102,7 @@ def _litert_entries(opened: Package, name: str) -> dict[str, bytes]:
     }
 
 
-def write_archive(out: Path, entries: Mapping[str, bytes]) -> None:
+def write_archive(out: Path | IO[bytes], entries: Mapping[str, bytes]) -> None:
     """A zip of `entries`, sorted, with fixed dates; what is in assets/ stored at a multiple of 4 bytes."""
     with zipfile.ZipFile(out, "w") as archive:
         for name, content in sorted(entries.items()):

@@ -1,4 +1,4 @@
-"""`edgebert bench`: a package's latency, throughput and memory on this machine, beside another's if asked."""
+"""`edgebert bench`: a package's latency, throughput and memory, here beside another's or on a device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from pathlib import Path
 import click
 
 from edgebert.bench import BenchPlan, EngineSpec, compare, full_inputs
-from edgebert.cli.output import json_option, megabytes, print_json, print_notes, print_table
-from edgebert.figures import BenchFigures, Latency, to_dict
+from edgebert.cli.output import (
+    device_option,
+    json_option,
+    megabytes,
+    print_json,
+    print_notes,
+    print_table,
+)
+from edgebert.figures import BenchFigures, DeviceBench, Latency, to_dict
 from edgebert.machine import machine_facts
 from edgebert.manifest import Manifest
 from edgebert.package import Package, open_package
@@ -51,6 +58,7 @@ def parse_threads(context: click.Context, option: click.Parameter, value: str) -
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Turns of each model.")
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Timed runs a turn.")
 @click.option("--baseline", type=click.Path(path_type=Path), help="A package to measure against, in turns.")
+@device_option
 @json_option
 def command(
     package: Path,
@@ -59,10 +67,19 @@ def command(
     rounds: int,
     runs: int,
     baseline: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
-    """Measure PACKAGE's speed and memory on this machine."""
+    """Measure PACKAGE's speed and memory on this machine, or on a device.
+
+    An emulated device counts instructions instead: its time means nothing.
+    """
     plans = [BenchPlan(threads=count, rounds=rounds, runs_per_round=runs) for count in threads]
+    if device is not None:
+        if baseline is not None:
+            raise click.UsageError("--baseline is measured on this machine alone; leave out --device.")
+        bench_device(device, package, lengths, plans, as_json)
+        return
     with ExitStack() as stack:
         ours = stack.enter_context(open_package(package))
         other = stack.enter_context(open_package(baseline)) if baseline else None
@@ -92,6 +109,62 @@ def command(
         print_table(title, COLUMNS, to_rows(item), tuple(range(1, len(COLUMNS))))
     where = f"{machine.summary()}, {kernels.used} kernels" if kernels else machine.summary()
     click.echo(f"On {where}. Memory is the peak of the whole measuring process, Python included.")
+
+
+def bench_device(
+    spec: str, path: Path, lengths: tuple[int, ...], plans: Sequence[BenchPlan], as_json: bool
+) -> None:
+    """Measure on the device `spec` and print what it found. Raises DeviceError."""
+    from edgebert.cli.console import console_reporter
+    from edgebert.device_bench import EMULATED, bench_on_device
+    from edgebert.device_check import architecture_notes
+    from edgebert.device_session import model_on_host, open_model
+    from edgebert.devices.base import open_device
+
+    with ExitStack() as stack:
+        reporter = stack.enter_context(console_reporter())
+        package = stack.enter_context(open_package(path))
+        device = stack.enter_context(open_device(spec))
+        manifest, facts = package.manifest, device.facts()
+        notes = [*architecture_notes(package_target(manifest), device.name, facts.architecture)]
+        model = open_model(device, model_on_host(package), reporter)
+        lengths = lengths or default_lengths(manifest)
+        found = bench_on_device(device, model, lengths, plans, reporter)
+        after = device.facts()
+    notes += [EMULATED] if facts.emulated else []
+    notes += dict.fromkeys(warning for item in found for warning in item.warnings)
+    print_notes(notes)
+    if as_json:
+        print_json(
+            {
+                "package": str(path),
+                "package_id": manifest.package_id,
+                "target": manifest.target,
+                "backend": model.runtime,
+                "kernels": model.kernels,
+                "device": facts,
+                "device_after": after,
+                "notes": notes,
+                "bench": [to_dict(item) for item in found],
+            }
+        )
+        return
+    for item in found:
+        print_device_table(item)
+    click.echo(f"On {facts.name}: {facts.cpu}, {facts.architecture}, by {model.runtime}, {model.kernels}.")
+    for name, unit in (("temperature_c", "°C"), ("frequency_mhz", "MHz")):
+        if (first := getattr(facts, name)) is not None and (last := getattr(after, name)) is not None:
+            click.echo(f"CPU {name.partition('_')[0]} before and after: {first:.0f} and {last:.0f} {unit}.")
+
+
+def print_device_table(item: DeviceBench) -> None:
+    """A table of one length and thread count."""
+    title = f"{item.length} tokens, threads: {item.threads}"
+    if item.latency is not None:
+        rows = [to_row("package", item.latency, "")[:-1]]
+        print_table(title, COLUMNS[:-1], rows, tuple(range(1, len(COLUMNS) - 1)))
+    if item.instructions is not None:
+        print_table(title, ("model", "instructions"), [("package", f"{item.instructions:,}")], (1,))
 
 
 def notes_of(package: Package) -> tuple[str, ...]:

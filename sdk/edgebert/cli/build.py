@@ -10,7 +10,7 @@ import click
 
 from edgebert.builder import BuildOptions, BuildResult, TargetResult, build_packages
 from edgebert.cli.console import console_reporter
-from edgebert.cli.output import column_options, json_option, megabytes, print_json, print_table
+from edgebert.cli.output import column_options, device_option, json_option, megabytes, print_json, print_table
 from edgebert.data import Columns
 from edgebert.figures import Report
 from edgebert_targets.base import get_target
@@ -24,8 +24,18 @@ def result_rows(results: tuple[TargetResult, ...]) -> list[tuple[str, ...]]:
         ("size", *(arrow(r.stages[0].size_raw_bytes, r.size.model_raw) for r in reports)),
         ("size zipped", *(arrow(r.stages[0].size_zip_bytes, r.size.model_zip) for r in reports)),
         ("latency p50", *(latency_text(report) for report in reports)),
+        *device_line(reports),
         ("agrees with PyTorch", *(f"{r.validation.agreement_with_pytorch:.2%}" for r in reports)),
     ]
+
+
+def device_line(reports: list[Report]) -> list[tuple[str, ...]]:
+    """Accuracy where the packages were proven, when that was on a device."""
+    found = [report.device for report in reports]
+    if not any(found):
+        return []
+    cells = ["" if d is None or d.accuracy is None else f"{d.accuracy:.2%} of {d.examples}" for d in found]
+    return [(f"on {next(d.facts.name for d in found if d)}", *cells)]
 
 
 def arrow(before: int, after: int) -> str:
@@ -71,6 +81,10 @@ def json_result(result: BuildResult) -> dict[str, Any]:
 @click.option("--max-length", type=int, help="Cut texts at this many tokens. Default: what the data needs.")
 @click.option("--threads", type=int, help="Threads for training. Default: all cores.")
 @click.option("--new-head", is_flag=True, help="Ignore the model's head and train a new one.")
+@device_option
+@click.option(
+    "--device-limit", type=int, help="Run so many evaluation examples on the device, and the gate on them."
+)
 @column_options
 @json_option
 def command(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from edgebert.progress import Eta
 
 # Without a terminal a long phase says where it is this often, in seconds.
 LINE_EVERY = 60.0
@@ -22,6 +24,7 @@ class ConsoleReporter:
         self.phase = ""
         self.task: TaskID | None = None
         self.last_line = time.monotonic()
+        self.eta = Eta()
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -30,7 +33,9 @@ class ConsoleReporter:
         self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, phase: str, done: int, total: int, **figures: float) -> None:
-        text = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+        words = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items()]
+        eta = self.eta.text(phase, done, total)
+        text = ", ".join([eta, *words] if eta else words)
         if not self.console.is_terminal:
             if time.monotonic() - self.last_line >= LINE_EVERY:
                 self.last_line = time.monotonic()
@@ -48,6 +53,6 @@ def console_reporter() -> Iterator[ConsoleReporter]:
     """A reporter on stderr, so that stdout holds results only."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[figures]}", markup=False))  # fmt: skip
+               TextColumn("{task.fields[figures]}", markup=False))  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         yield ConsoleReporter(console, bars)

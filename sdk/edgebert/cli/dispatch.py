@@ -15,11 +15,16 @@ from edgebert import errors
 # verb -> one line of help; the module is edgebert.cli.<verb> and holds a click command named `command`.
 VERBS = {
     "build": "Compress, convert, prove and package a model.",
+    "compress": "Compress a model with a recipe; the result is a Hugging Face checkpoint.",
+    "recipes": "List, print and translate compression recipes.",
     "run": "Classify text with a package.",
     "validate": "Measure a package's accuracy and check its golden examples.",
     "bench": "Measure a package's speed and memory on this machine.",
     "inspect": "Show what is in a package: sizes, layers, dtypes, sparsity, needs.",
+    "package": "Turn a package into what an app takes in.",
+    "report": "Show what phones measured with the demo app.",
     "targets": "Show what pays where: pattern by backend.",
+    "devices": "Show the devices that can be reached and what each one is.",
     "doctor": "Show this machine's CPU features, versions and what is missing.",
 }
 

@@ -34,6 +34,14 @@ def threads_option(function: F) -> F:
     )(function)
 
 
+def device_option(function: F) -> F:
+    """The --device option of verbs that run a model elsewhere; the parameter is `device`."""
+    return click.option(
+        "--device",
+        help="Run it on: local, qemu:arm64, ssh://[user@]host[:port], adb:SERIAL; see 'edgebert devices'.",
+    )(function)
+
+
 def column_options(function: F) -> F:
     """The names of the data's columns; the parameters are `text_column`, `pair_column`, `label_column`."""
     for name, default, what in reversed(COLUMNS):

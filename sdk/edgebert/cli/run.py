@@ -1,21 +1,31 @@
-"""`edgebert run`: classify texts from the command line, from stdin or from JSON lines."""
+"""`edgebert run`: classify texts from arguments, stdin or JSON lines, on this machine or on a device."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from edgebert.cli.output import clean, json_option, print_json, print_notes, threads_option
+from edgebert.cli.output import (
+    clean,
+    device_option,
+    json_option,
+    print_json,
+    print_notes,
+    threads_option,
+)
 from edgebert.errors import DataError, UsageError
 from edgebert.pipeline import Classifier, load
 from edgebert.tasks.text_classification import Prediction
+
+if TYPE_CHECKING:
+    from edgebert.device_classifier import DeviceClassifier
 
 CHUNK = 256  # lines classified at a time, so that endless input needs no endless memory
 MAX_LINE_BYTES = 16 << 20
@@ -39,6 +49,7 @@ TextPair = tuple[str, str | None]
     show_default=True,
     help="Show this many classes for each text.",
 )
+@device_option
 @threads_option
 @json_option
 def command(
@@ -47,6 +58,7 @@ def command(
     jsonl: Path | None,
     pair: str | None,
     top_k: int,
+    device: str | None,
     threads: int,
     as_json: bool,
 ) -> None:
@@ -56,7 +68,7 @@ def command(
     """
     if jsonl is not None and (texts or pair is not None):
         raise UsageError("--jsonl was given together with texts; give one of them")
-    with load(package, threads) as classifier:
+    with open_classifier(package, device, threads) as classifier:
         print_notes(classifier.notes)
         rows = classify_all(classifier, read_inputs(texts, jsonl, pair), top_k)
         if as_json:
@@ -68,8 +80,29 @@ def command(
             click.echo(to_line(text, prediction))
 
 
+def open_classifier(
+    package: Path, device: str | None, threads: int
+) -> AbstractContextManager[Classifier | DeviceClassifier]:
+    """The package on this machine or on `device`. Raises what `load` raises, and DeviceError."""
+    return load(package, threads) if device is None else on_device(package, device, threads)
+
+
+@contextmanager
+def on_device(path: Path, spec: str, threads: int) -> Iterator[DeviceClassifier]:
+    """The package at `path` on the device `spec`."""
+    from edgebert.cli.console import console_reporter
+    from edgebert.device_classifier import load_on_device
+    from edgebert.devices.base import open_device
+    from edgebert.package import open_package
+
+    with open_package(path) as package, open_device(spec) as device:
+        with console_reporter() as reporter:
+            classifier = load_on_device(package, device, threads, reporter)
+        yield classifier
+
+
 def classify_all(
-    classifier: Classifier, inputs: Iterator[TextPair], top_k: int
+    classifier: Classifier | DeviceClassifier, inputs: Iterator[TextPair], top_k: int
 ) -> Iterator[tuple[TextPair, Prediction]]:
     """Predictions in the order of `inputs`, which is read in chunks."""
     while chunk := list(islice(inputs, CHUNK)):

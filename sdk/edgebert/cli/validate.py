@@ -1,13 +1,15 @@
-"""`edgebert validate`: measure a package on labelled data and meet its golden examples."""
+"""`edgebert validate`: measure a package on data and meet its golden examples, here or on a device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from edgebert.cli.output import (
     column_options,
+    device_option,
     json_option,
     percent,
     print_json,
@@ -15,7 +17,9 @@ from edgebert.cli.output import (
     print_table,
     threads_option,
 )
+from edgebert.data import Example
 from edgebert.errors import EXIT_GATE, EXIT_OK
+from edgebert.figures import DeviceFigures
 from edgebert.validate import GoldenCheck, PackageValidation, validate_package
 
 
@@ -32,6 +36,12 @@ from edgebert.validate import GoldenCheck, PackageValidation, validate_package
     type=click.FloatRange(0, 1),
     help="Smallest accuracy, as a fraction, that passes; without it the package's own gate decides.",
 )
+@device_option
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="Run so many examples, spread over the data, on the device; an emulated one takes seconds for each.",
+)
 @threads_option
 @json_option
 def command(
@@ -41,6 +51,8 @@ def command(
     pair_column: str,
     label_column: str,
     min_accuracy: float | None,
+    device: str | None,
+    limit: int | None,
     threads: int,
     as_json: bool,
 ) -> int:
@@ -51,7 +63,13 @@ def command(
     examples = load_examples(source, columns, split="validation") if source is not None else []
     if min_accuracy is not None and not examples:
         raise click.UsageError("--min-accuracy needs --eval.")
-    result = validate_package(package, examples, threads, min_accuracy)
+    if limit is not None and (device is None or not examples):
+        raise click.UsageError("--limit goes with --device and --eval.")
+    result = (
+        validate_package(package, examples, threads, min_accuracy)
+        if device is None
+        else on_device(device, package, examples, threads, min_accuracy, limit)
+    )
     print_notes(result.notes)
     if as_json:
         print_json(to_json(result))
@@ -63,6 +81,23 @@ def command(
     problems = "; ".join(result.problems)
     click.echo(f"edgebert: package '{package}' fails: {problems}; build it again or do not ship it", err=True)
     return EXIT_GATE
+
+
+def on_device(
+    spec: str,
+    package: Path,
+    examples: Sequence[Example],
+    threads: int,
+    min_accuracy: float | None,
+    limit: int | None,
+) -> PackageValidation:
+    """Open the device and validate there. Raises DeviceError."""
+    from edgebert.cli.console import console_reporter
+    from edgebert.device_validate import validate_on_device
+    from edgebert.devices.base import open_device
+
+    with console_reporter() as reporter, open_device(spec) as device:
+        return validate_on_device(package, examples, device, threads, min_accuracy, limit, reporter)
 
 
 def to_json(result: PackageValidation) -> dict[str, object]:
@@ -81,6 +116,7 @@ def to_json(result: PackageValidation) -> dict[str, object]:
             "max_difference": golden.max_difference,
             "tolerance": golden.tolerance,
         },
+        **({} if result.device is None else {"device": result.device}),
     }
 
 
@@ -90,6 +126,23 @@ def runtime_rows(golden: GoldenCheck) -> list[tuple[str, str]]:
         return []
     same = golden.examples - golden.wrong_runtime_ids
     return [("golden examples with the same ids inside the model", f"{same} of {golden.examples}")]
+
+
+def device_rows(device: DeviceFigures) -> list[tuple[str, str]]:
+    """What was computed where, and how far it is from this machine."""
+    facts = device.facts
+    rows = [("device", f"{facts.name}: {facts.cpu}, {facts.architecture}, {facts.os}")]
+    rows.append(("computed by", f"{device.runtime}, {device.kernels}"))
+    if device.wrong_tokens is not None:
+        total = device.golden_examples + device.examples
+        rows.append(("texts with the same ids on the device", f"{total - device.wrong_tokens} of {total}"))
+    if (host := device.host) is not None:
+        rows += [
+            ("same class as on this machine", f"{host.same_class} of {host.examples}"),
+            ("logits equal to the bit", f"{host.identical} of {host.examples}"),
+            ("largest difference to this machine", f"{host.max_difference:.3g}: {host.explanation}"),
+        ]
+    return rows
 
 
 def to_rows(result: PackageValidation) -> list[tuple[str, str]]:
@@ -108,4 +161,6 @@ def to_rows(result: PackageValidation) -> list[tuple[str, str]]:
             (f"accuracy on {figures.examples} examples", percent(figures.accuracy)),
             ("macro F1", percent(figures.macro_f1)),
         ]
+    if result.device is not None:
+        rows += device_rows(result.device)
     return [*rows, ("verdict", "passed" if result.passed else "failed")]

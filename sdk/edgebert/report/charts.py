@@ -7,13 +7,15 @@ classes of the page's style sheet. Every text goes through Markup.format, which 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 # Characters that fit on one line of the smallest phone beside each other.
 MAX_LINE = 34
+# How far to the right a line goes; the labels of its scale stand beyond it.
+LINE_SHARE = 0.84
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,59 @@ def ecdf_chart(curves: Sequence[Curve], description: str) -> Markup:
                 curve.kind, min(100 * curve.p50_ms / end, 100.0), head + height / 2
             )
         )
+    return svg(head + height + foot, description, body)
+
+
+def line_chart(
+    points: Sequence[tuple[float, float]],
+    description: str,
+    span: tuple[float, float],
+    shown: Callable[[float], str],
+    end: float,
+) -> Markup:
+    """One line through (x, y) points, x from 0 to `end`, on a scale from `span[0]` to `span[1]`.
+
+    The labels of the scale, in the words of `shown`, stand right of the line; a dot marks its end.
+    """
+    head, height, foot = 18, 110, 22
+    low, high = span
+    end /= LINE_SHARE
+
+    def x(value: float) -> float:
+        return 1000 * value / end
+
+    def y(value: float) -> float:
+        return 1000 * (1 - (value - low) / (high - low))
+
+    body = []
+    for share in (0.0, 0.5, 1.0):
+        place = head + height * (1 - share)
+        body.append(Markup('<line class="grid" x1="0" x2="100%" y1="{0:g}" y2="{0:g}"/>').format(place))
+        body.append(
+            Markup('<text class="tick end" x="100%" y="{:g}">{}</text>').format(
+                place - 4, shown(low + share * (high - low))
+            )
+        )
+    for number, tick in enumerate(ticks(end)):
+        anchor = " start" if number == 0 else " middle"
+        body.append(
+            Markup('<text class="tick{}" x="{:.2f}%" y="{}">{}{:g}</text>').format(
+                anchor, 100 * tick / end, head + height + 17, "step " if number == 0 else "", tick
+            )
+        )
+    path = "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)
+    body.append(
+        Markup(
+            '<svg x="0" y="{}" width="100%" height="{}" viewBox="0 0 1000 1000" '
+            'preserveAspectRatio="none"><path class="curve artifact" d="{}"/></svg>'
+        ).format(head, height, path)
+    )
+    last = points[-1]
+    body.append(
+        Markup('<circle class="median artifact" cx="{:.2f}%" cy="{:.2f}" r="4.5"/>').format(
+            x(last[0]) / 10, head + height * y(last[1]) / 1000
+        )
+    )
     return svg(head + height + foot, description, body)
 
 

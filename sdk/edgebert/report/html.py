@@ -8,18 +8,37 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from edgebert.figures import BenchFigures, LayerFigures, Report
 from edgebert.report import charts, words
 from edgebert.report.charts import Curve, Row
+from edgebert.report.device import device_rows
 
 MAX_BENCH_CHARTS = 4
 
 
 def report_html(report: Report) -> str:
     """The page as text; everything that came from outside is escaped."""
+    template = page("template.html")
+    return template.render(
+        report=report,
+        style=style_sheet(),
+        tiles=tiles(report),
+        conditions=conditions,
+        accuracy_chart=accuracy_chart(report),
+        latency_charts=[(b, latency_chart(b)) for b in report.bench if b.baseline][:MAX_BENCH_CHARTS],
+        size_chart=size_chart(report),
+        sparsity_chart=sparsity_chart(report.layers),
+        recipe=json.dumps(dict(report.recipe), indent=2, ensure_ascii=False),
+        machine=machine_rows(report),
+        device=device_rows(report.device),
+    )
+
+
+def page(name: str) -> Template:
+    """A template of this folder, with the words that reports use as filters; it escapes everything."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -33,20 +52,16 @@ def report_html(report: Report) -> str:
         duration=words.duration,
         digits=words.digits,
     )
-    template = environment.from_string(
-        resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
-    )
-    return template.render(
-        report=report,
-        tiles=tiles(report),
-        conditions=conditions,
-        accuracy_chart=accuracy_chart(report),
-        latency_charts=[(b, latency_chart(b)) for b in report.bench if b.baseline][:MAX_BENCH_CHARTS],
-        size_chart=size_chart(report),
-        sparsity_chart=sparsity_chart(report.layers),
-        recipe=json.dumps(dict(report.recipe), indent=2, ensure_ascii=False),
-        machine=machine_rows(report),
-    )
+    return environment.from_string(_file(name))
+
+
+def style_sheet() -> Markup:
+    """The style of every report, for both themes."""
+    return Markup(_file("style.css"))  # noqa: S704 - our own file
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def tiles(report: Report) -> list[dict[str, str]]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebert.data import Example, load_examples
 from edgebert.errors import DataError
+from edgebert.tasks.base import Logits, Metric, RowBuilder, each_row, rounded_length
+from edgebert.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from edgebert_compress.data import TokenizedDataset
 
 TASK = "text-classification"
-HEAD = "AutoModelForSequenceClassification"
-METRIC = "accuracy"
+METRIC: Metric = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def class_ids(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
         if name not in position:
             known = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
             raise DataError(
-                f"example {number} has the label '{name}', which the package does not know; it knows {known}"
+                f"example {number} has the label '{name}', which is not one of the labels: {known}"
             )
     return np.array([position[name] for name in names], np.int64)
 
@@ -75,3 +82,51 @@ def macro_f1(guess: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     hits = np.bincount(truth[guess == truth], minlength=size)
     total = np.bincount(guess, minlength=size) + np.bincount(truth, minlength=size)
     return float(np.mean(2 * hits[total > 0] / total[total > 0]))
+
+
+@dataclass(frozen=True)
+class TextClassification:
+    """Reads CSV, TSV or JSON lines with text, label and perhaps text_pair."""
+
+    name: str = TASK
+    metric: Metric = METRIC
+
+    def read(self, path: Path) -> list[Example]:
+        return load_examples(path)
+
+    def labels(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        found = sorted({example.label for example in examples})
+        if len(found) < 2:
+            raise DataError(f"the data has only the label '{found[0]}'; at least 2 are needed")
+        return tuple(found)
+
+    def needed_length(self, tokenizer: TextTokenizer, examples: Sequence[Example], limit: int) -> int:
+        longest = max(len(tokenizer.encode_ids(e.text, e.text_pair)[0]) for e in examples)
+        return rounded_length(longest, limit)
+
+    def tokenize(
+        self, tokenizer: TextTokenizer, examples: Sequence[Example], labels: Sequence[str], max_length: int
+    ) -> TokenizedDataset:
+        """One row an example, cut at `max_length` tokens, the longer text of a pair first."""
+        from edgebert_compress.data import TokenizedDataset
+
+        cutting = TextTokenizer(tokenizer.bare(), max_length, tokenizer.pad_id, tokenizer.token_types)
+        shared = RowBuilder()
+        encoded = [cutting.encode_ids(e.text, e.text_pair) for e in examples]
+        return TokenizedDataset(
+            input_ids=tuple(shared.row(ids) for ids, _ in encoded),
+            token_type_ids=tuple(shared.row(types) for _, types in encoded),
+            labels=tuple(class_ids([example.label for example in examples], labels).tolist()),
+            pad_token_id=tokenizer.pad_id,
+        )
+
+    def measure(
+        self,
+        predictions: Iterable[Logits],
+        data: TokenizedDataset,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+    ) -> float:
+        """Share of the rows whose logits float32 [classes] are highest for the label."""
+        guess = np.array([logits.argmax() for _, (logits,) in each_row(predictions, data)], np.int64)
+        return float(np.mean(guess == np.array(data.labels)))
