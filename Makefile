@@ -1,4 +1,5 @@
 # Two commands: `make demo` builds the bundled model for x86 and arm64, `make test` runs lint, types and tests.
+# `make android` builds the demo app.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,14 +9,26 @@ TORCH := torch==2.13.0
 PACKAGES := edgebert edgebert_compress edgebert_targets
 ENGINE := targets/edgebert_targets/int8_sparse/engine
 ENGINE_SOURCES := $(ENGINE)/CMakeLists.txt $(ENGINE)/exports.map $(shell find $(ENGINE)/include $(ENGINE)/src -type f)
-CPP := $(shell find $(ENGINE) -name '*.cpp' -o -name '*.h' -o -name '*.c')
+CPP := $(shell find $(ENGINE) apps -name '*.cpp' -o -name '*.h' -o -name '*.c')
 
-.PHONY: demo test test-fast lint types format engine clean
+.PHONY: demo android devices test test-fast lint types format engine clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgebert build --target x86 --target arm64 --out out/home-intents --force
 
-test: lint types
+# The demo app with the bundled model: out/edgebert-demo.apk.
+android: $(VENV)/.all
+	$(BIN)/edgebert build --target int8-sparse --out out/home-intents-android --force
+	$(BIN)/python apps/android_demo/build_apk.py --model home_intents=out/home-intents-android \
+	  --out out/edgebert-demo.apk --force
+
+# What the tests of the emulator need: a folder with ARM64 programs, built once into the user's cache.
+devices: $(VENV)/.engine
+	@if command -v qemu-aarch64 >/dev/null && command -v apt-get >/dev/null; then \
+	  $(BIN)/edgebert devices --prepare qemu:arm64; \
+	else echo "no qemu-aarch64 or apt-get: tests of the emulator are skipped (apt-get install qemu-user)"; fi
+
+test: lint types devices
 	$(BIN)/python -m pytest -q -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
 

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgebert.devices.counting import counting_plugin
 from edgebert_targets.int8_sparse.convert import write_model
 from engine_models import GEOMETRIES, Case, random_encoder
 
 HERE = Path(__file__).resolve().parent
 ENGINE = HERE.parent / "targets" / "edgebert_targets" / "int8_sparse" / "engine"
-PLUGIN = HERE / "arm64_instructions" / "insnplug.c"
 CROSS = "aarch64-linux-gnu-"
 KERNELS = {"neon-dotprod": "cortex-a76", "neon": "cortex-a53"}  # and the CPU that runs them
 # The build tools come with the virtual environment.
@@ -36,7 +36,7 @@ SMALLEST_SHARE = 0.005  # of a function that is listed
 
 @dataclass(frozen=True)
 class Counts:
-    """Instructions by class ("all", "dot", "memory", "simd", "branch") and by function."""
+    """Instructions by class ("all", "dot", "mmla", "memory", "simd", "branch") and by function."""
 
     classes: dict[str, int]
     functions: dict[str, int]
@@ -49,13 +49,6 @@ def run(*command: str | Path) -> str:
     return subprocess.run(
         words, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": PATH}
     ).stdout
-
-
-def build_plugin(folder: Path) -> Path:
-    out = folder / "insnplug.so"
-    # qemu itself defines what the plugin calls
-    run("gcc", "-O2", "-shared", "-fPIC", "-Wl,--unresolved-symbols=ignore-all", PLUGIN, "-o", out)
-    return out
 
 
 def build_program(folder: Path) -> Path:
@@ -101,7 +94,7 @@ def readable(functions: dict[str, int]) -> dict[str, int]:
 
 
 def rows(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    plugin, program, model = build_plugin(folder), build_program(folder), folder / "model.gguf"
+    plugin, program, model = counting_plugin(), build_program(folder), folder / "model.gguf"
     for sparsity in options.sparsity:
         write_model(random_encoder(Case(GEOMETRIES[options.geometry], sparsity)), model)
         for isa in options.kernels:

@@ -132,7 +132,7 @@ def run_case(case: Case) -> Outcome:
     examples = load_examples(case.data)
     length = int(json.loads((case.checkpoint / "config.json").read_text())["max_position_embeddings"]) - 2
     tokenizer = TextTokenizer.from_folder(case.checkpoint, length)
-    tokens = tokenize(tokenizer, examples, loaded.labels, tokenizer.pad_id)
+    tokens = tokenize(tokenizer, examples, loaded.labels)
     truth = np.array(tokens.labels)
     with tempfile.TemporaryDirectory() as scratch:
         if case.package is not None:

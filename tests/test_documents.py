@@ -94,7 +94,7 @@ def test_the_recipe_in_the_documents_is_valid(tmp_path: Path) -> None:
 
 
 def test_every_built_in_recipe_is_described() -> None:
-    text = (ROOT / "docs" / "build.md").read_text()
+    text = (ROOT / "docs" / "recipes.md").read_text()
     for name in builtin_recipes():
         assert f"`{name}`" in text
 

@@ -11,8 +11,8 @@ namespace {
 jclass exception_class = nullptr;
 jmethodID exception_constructor = nullptr;
 
-// Throws EdgeBertException(code, message) unless an exception is pending already. The message is UTF-8 and goes as
-// bytes, because NewStringUTF takes another encoding.
+// Throws EdgeBertException(code, message) unless an exception is pending already. The message is UTF-8 and
+// goes as bytes, because NewStringUTF takes another encoding.
 void raise(JNIEnv *env, eb_status status, const char *message) {
     if (env->ExceptionCheck()) return;
     size_t length = 0;
@@ -142,8 +142,9 @@ void JNICALL close_model(JNIEnv *, jclass, jlong model) { eb_model_close(model_o
 jintArray JNICALL info(JNIEnv *env, jclass, jlong model) {
     eb_info facts;
     if (failed(env, eb_model_info(model_of(model), &facts))) return nullptr;
-    const jint values[] = {facts.task,       facts.vocabulary,  facts.hidden_size, facts.layers, facts.heads,
-                           facts.max_length, facts.token_types, facts.outputs,     facts.labels, facts.has_tokenizer};
+    const jint values[] = {facts.task,   facts.vocabulary,   facts.hidden_size, facts.layers,
+                           facts.heads,  facts.max_length,   facts.token_types, facts.outputs,
+                           facts.labels, facts.has_tokenizer};
     jintArray array = env->NewIntArray(sizeof values / sizeof *values);
     if (array != nullptr) env->SetIntArrayRegion(array, 0, sizeof values / sizeof *values, values);
     return array;
@@ -162,7 +163,8 @@ jlong JNICALL create_session(JNIEnv *env, jclass, jlong model, jint threads) {
 void JNICALL free_session(JNIEnv *, jclass, jlong session) { eb_session_free(session_of(session)); }
 
 // Ids, then as many token types.
-jintArray JNICALL tokenize(JNIEnv *env, jclass, jlong model, jbyteArray text, jbyteArray pair, jint max_length) {
+jintArray JNICALL tokenize(JNIEnv *env, jclass, jlong model, jbyteArray text, jbyteArray pair,
+                           jint max_length) {
     const Bytes one(env, text), two(env, pair);
     if (one.lost() || two.lost()) return nullptr;
     eb_info facts;
@@ -191,21 +193,25 @@ jintArray JNICALL tokenize(JNIEnv *env, jclass, jlong model, jbyteArray text, jb
 }
 
 // `types` may be null: zeros.
-jfloatArray JNICALL run_ids(JNIEnv *env, jclass, jlong session, jintArray ids, jintArray types, jintArray lengths) {
+jfloatArray JNICALL run_ids(JNIEnv *env, jclass, jlong session, jintArray ids, jintArray types,
+                            jintArray lengths) {
     const Ints all(env, ids), kinds(env, types), sizes(env, lengths);
     if (all.lost() || kinds.lost() || sizes.lost()) return nullptr;
     uint64_t total = 0;
     for (size_t i = 0; i < sizes.size(); i++) total += sizes.data()[i] < 1 ? UINT32_MAX : sizes.data()[i];
     if (total != all.size() || (types != nullptr && kinds.size() != all.size())) {
-        raise(env, EB_ERROR_ARGUMENT, "ids, token types and lengths do not fit together; lengths must add up to the ids");
+        raise(env, EB_ERROR_ARGUMENT,
+              "ids, token types and lengths do not fit together; lengths must add up to the ids");
         return nullptr;
     }
-    const eb_batch batch = {all.data(), types == nullptr ? nullptr : kinds.data(), sizes.data(), sizes.size()};
+    const eb_batch batch = {all.data(), types == nullptr ? nullptr : kinds.data(), sizes.data(),
+                            sizes.size()};
     return run(env, session_of(session), batch);
 }
 
 // For tasks with one answer a text: `outputs` floats.
-jfloatArray JNICALL run_text(JNIEnv *env, jclass, jlong session, jbyteArray text, jbyteArray pair, jint outputs) {
+jfloatArray JNICALL run_text(JNIEnv *env, jclass, jlong session, jbyteArray text, jbyteArray pair,
+                             jint outputs) {
     const Bytes one(env, text), two(env, pair);
     if (one.lost() || two.lost()) return nullptr;
     jfloatArray answer = env->NewFloatArray(outputs);

@@ -1,5 +1,5 @@
-// What the engine needs of a C++ runtime when it is built without the NDK: no libc++, no exceptions, bionic's libc.
-// Every failure of the standard library is a lack of memory and ends the guarded call of its thread.
+// What the engine needs of a C++ runtime when it is built without the NDK: no libc++, no exceptions, bionic's
+// libc. Every failure of the standard library is a lack of memory and ends the guarded call of its thread.
 #include <pthread.h>
 
 #include <cstddef>
@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-
 #include <string>
 
 #include "guard.h"

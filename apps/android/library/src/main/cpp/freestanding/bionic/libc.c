@@ -1,5 +1,7 @@
-/* Symbols of bionic's libc.so that the library needs, for the linker only: nothing of this file is shipped. */
-#define SYMBOL(name) void name(void) {}
+/* Symbols of bionic's libc.so that the library needs, for the linker only: nothing of this file is shipped.
+ */
+#define SYMBOL(name) \
+    void name(void) {}
 SYMBOL(abort)
 SYMBOL(calloc)
 SYMBOL(close)
