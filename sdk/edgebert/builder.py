@@ -25,7 +25,7 @@ from edgebert.shipping import golden_examples, make_manifest, ship
 from edgebert.source_model import SourceModel, match_labels, resolve_model
 from edgebert.stages import StageStore, default_work_folder
 from edgebert.tokenizer import TextTokenizer
-from edgebert_targets.base import Target, get_target, target_names
+from edgebert_targets.base import Target, get_target, lengths_up_to, target_names
 
 if TYPE_CHECKING:
     from edgebert.device_build import OnDevice
@@ -38,6 +38,7 @@ DEFAULT_NAME = "home-intents"
 class BuildOptions:
     """What to build. `model`, `train` and `evaluation` are all None for the bundled home-intents.
 
+    `lengths`: in tokens, for LiteRT besides the longest; other targets take any length.
     `max_drop`: accepted loss of accuracy as a fraction. `max_length`: tokens; None takes what the data needs.
     `threads`: of training; None takes all cores. `device`: where the artifacts are proven, as `open_device`
     takes it; None: on this machine alone. `device_limit`: so many evaluation examples there; None: all.
@@ -55,6 +56,7 @@ class BuildOptions:
     force: bool = False
     seed: int = 0
     max_length: int | None = None
+    lengths: tuple[int, ...] = ()
     threads: int | None = None
     new_head: bool = False
     device: str | None = None
@@ -228,6 +230,8 @@ def _check_options(options: BuildOptions) -> list[Target]:
     for name, value in (("--threads", options.threads), ("--max-length", options.max_length)):
         if value is not None and value < (8 if name == "--max-length" else 1):
             raise UsageError(f"{name} is {value}; give {8 if name == '--max-length' else 1} or more")
+    if options.lengths and min(options.lengths) < 8:
+        raise UsageError(f"--length is {min(options.lengths)}; give 8 or more")
     if options.device_limit is not None and (options.device is None or options.device_limit < 1):
         raise UsageError("--device-limit is a number of examples, 1 or more, and goes with --device")
     if not 0 <= options.seed < 1 << 32:
@@ -304,7 +308,8 @@ def _convert_and_measure(
     reporter: Reporter,
 ) -> tuple[Measured, TextTokenizer]:
     reporter.note(f"target {target.name}: converting {len(steps)} checkpoints")
-    converted = [convert_step(target, step, data.max_length, store) for step in steps]
+    lengths = lengths_up_to(data.max_length, options.lengths)
+    converted = [convert_step(target, step, lengths, store) for step in steps]
     tokenizer = TextTokenizer.from_folder(steps[-1].folder, data.max_length)
     logits = artifact_logits(
         target, converted[-1], tokenizer, data.evaluation, options.threads or usable_cores(), store, reporter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,19 @@ class ConvertedStep:
     zip_bytes: int
 
 
-def convert_step(target: Target, step: CheckpointStep, max_length: int, store: StageStore) -> ConvertedStep:
-    """Convert one checkpoint, or take the artifact from `store`."""
+def convert_step(
+    target: Target, step: CheckpointStep, lengths: tuple[int, ...], store: StageStore
+) -> ConvertedStep:
+    """Convert one checkpoint for texts of up to `lengths` tokens, or take the artifact from `store`."""
+
+    options = ConvertOptions(lengths)
 
     def produce(out: Path) -> Mapping[str, Any]:
         model = out / target.model_file
-        target.convert(load_encoder_spec(step.folder), model, ConvertOptions(lengths=(max_length,)))
+        target.convert(load_encoder_spec(step.folder), model, options)
         return {"raw_bytes": model.stat().st_size, "zip_bytes": deflated_size(model)}
 
-    inputs = {"target": target.name, "checkpoint": step.key, "lengths": [max_length],
+    inputs = {"target": target.name, "checkpoint": step.key, **asdict(options),
               "backend": target.backend_version()}  # fmt: skip
     result = store.run(f"convert-{target.name}", inputs, produce)
     model = result.folder / target.model_file

@@ -138,7 +138,7 @@ def teacher_baseline(
     if target.name == BASELINE_TARGET:
         return EngineSpec(name, target.name, teacher.model)
     try:
-        converted = convert_step(get_target(BASELINE_TARGET), teacher.checkpoint, max_length, store)
+        converted = convert_step(get_target(BASELINE_TARGET), teacher.checkpoint, (max_length,), store)
     except (MissingExtraError, TargetMissingExtraError) as error:
         reporter.warn(f"no comparison with the fp32 teacher in ONNX Runtime: {error}")
         return None

@@ -294,3 +294,12 @@ def test_refuses_shares_and_widths_that_make_no_sense(folder, tmp_path):
     odd = make_task_checkpoint(tmp_path / "odd", "text-classification", layers=1, intermediate=66)
     with pytest.raises(ModelError, match="66 wide"):
         fast_compress(classifier(odd), TASK, data, keep=0.5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tuning_lowers_the_error_in_every_family(folders, architecture):
+    model = TASK.load(folders["text-classification", architecture])[0]
+    facts = fast_compress(model, TASK, random_data(32, seed=9), keep=0.6)
+    assert facts.kept <= 0.6
+    assert sum(half.after for half in facts.tuning) < sum(half.before for half in facts.tuning)
+    assert all(half.after <= half.before * (1 + 1e-9) for half in facts.tuning)

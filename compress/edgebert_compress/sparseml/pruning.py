@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,9 +11,10 @@ from typing import Any
 from edgebert_compress.errors import RecipeError
 from edgebert_compress.recipe_stages import PruneStage
 from edgebert_compress.sparseml.document import Modifier
-from edgebert_compress.sparseml.fields import EPSILON, Fields
+from edgebert_compress.sparseml.fields import EPSILON, LARGEST, Fields
 from edgebert_compress.sparseml.tensors import layer_number, tensor_patterns
 
+ROUNDING = 1e-6  # of a pruning interval: 18 epochs hold 1800 of 0.01, whatever float makes of it
 OBERT = ("OBSPruningModifier", "OBSXPruningModifier")
 MAGNITUDE = ("GMPruningModifier", "MagnitudePruningModifier", "GlobalMagnitudePruningModifier")
 PATTERNS = {"unstructured": "unstructured", "block4": "4-block", "block": "4-block"}
@@ -94,15 +96,17 @@ def _pruning(fields: Fields, end: float, dropped: Collection[int]) -> tuple[Prun
         raise fields.refuse("init_sparsity", f"is above 'final_sparsity' {final:g}; lower it")
     frequency = fields.number("update_frequency", -1.0)
     if initial == final or stop - start <= EPSILON:
-        steps, stop = 1, start
+        steps, stop, intervals = 1, start, 0.0
     elif frequency <= 0:
         raise fields.refuse("update_frequency", "must be above 0: epochs between two pruning steps")
     else:
-        steps = round((stop - start) / frequency) + 1
+        intervals = (stop - start) / frequency
+        steps = math.ceil(min(intervals, LARGEST) - ROUNDING) + 1
         if steps > 100_000:
             raise fields.refuse(
                 "update_frequency", f"makes {steps} pruning steps; at most 100000 have an equivalent"
             )
+    uneven = steps > 1 and abs(intervals - round(intervals)) > ROUNDING
     if steps > 1:
         fields.expect("inter_func", ("cubic",), "has no equivalent; only cubic has")
     fields.ignore("inter_func")
@@ -111,6 +115,11 @@ def _pruning(fields: Fields, end: float, dropped: Collection[int]) -> tuple[Prun
     fields.expect("score_type", ("magnitude",), "has no equivalent for this modifier; only magnitude has")
     overall = fields.flag("global_sparsity", obert or name.startswith("Global"))
     tensors, notes = tensor_patterns(fields, dropped)
+    if uneven:
+        notes.append(
+            f"line {fields.modifier.line}: 'update_frequency' {frequency:g} does not divide the epochs from "
+            f"{start:g} to {stop:g}: the {steps} pruning steps are spread evenly"
+        )
     settings: dict[str, Any] = {
         "method": "obert" if obert else "magnitude",
         "pattern": _pattern(fields),

@@ -14,7 +14,7 @@ from edgebert_compress.sparseml.fields import EPSILON, Fields
 
 MAX_PIECES = 100_000
 USUAL_RATE = 5e-5  # what transformers takes when the command line names none
-FUNCTIONS = ("linear", "cosine", "cyclic_linear")
+FUNCTIONS = ("linear", "cosine", "cyclic_linear", "constant")
 CLASSES = ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingWarmRestarts")
 
 
@@ -59,13 +59,15 @@ def read_rates(
     modifiers: Sequence[Modifier], source: str, start: float, end: float
 ) -> tuple[list[Piece], list[str]]:
     """Pieces that cover [start, end] without gaps, and notes. Raises RecipeError."""
+    read = [_pieces(Fields(modifier, source), end) for modifier in modifiers]
+    notes = [
+        f"line {pieces[-1].line}: the last cycle is shorter and falls all the way, once; SparseML's would "
+        "begin in the middle"
+        for pieces in read
+        if _cut_off(pieces)
+    ]
     functions = sorted(
-        (
-            piece
-            for modifier in modifiers
-            for piece in _pieces(Fields(modifier, source), end)
-            if piece.start < end - EPSILON
-        ),
+        (piece for pieces in read for piece in pieces if piece.start < end - EPSILON),
         key=lambda piece: piece.start,
     )
     if not functions:
@@ -74,7 +76,6 @@ def read_rates(
             "the authors give theirs on the command line"
         )
         return [Piece(start, end, USUAL_RATE, 0.0, 0)], [note]
-    notes = []
     covered: list[Piece] = []
     if functions[0].start > start + EPSILON:
         notes.append(
@@ -120,11 +121,19 @@ def _pieces(fields: Fields, end: float) -> list[Piece]:
     fields.done()
     if kind == "cosine":
         return [half_cosine(start, stop, first, last, line)]
-    if kind == "linear":
-        return [Piece(start, stop, first, last, line)]
+    if kind in ("linear", "constant"):
+        return [Piece(start, stop, first, first if kind == "constant" else last, line)]
     begins = _begins(fields, "cycle_epochs", cycle, start, stop)
     # A last cycle that is shorter falls all the way too.
     return [Piece(begin, min(begin + cycle, stop), first, last, line) for begin in begins]
+
+
+def _cut_off(pieces: Sequence[Piece]) -> bool:
+    """Whether the last of several equal cycles is shorter and no part of the time before it."""
+    if len(pieces) < 2 or pieces[0].cosine is not None or _near(pieces[0].first, pieces[0].last):
+        return False
+    share = (pieces[-1].start - pieces[0].start) / (pieces[-1].end - pieces[-1].start)
+    return abs(share - round(share)) > 1e-6
 
 
 def _rate(fields: Fields, key: str) -> float:

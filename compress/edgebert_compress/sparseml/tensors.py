@@ -27,6 +27,10 @@ WRAPPERS = ("", "bert_model", "model", "auto_model", "question_encoder", "ctx_en
             "ctx_model")  # fmt: skip
 WRAPPED = re.compile(r"(re:\^?)?((?:\w+\\?\.)*)(?=encoder\\?\.layer\\?\.)")
 
+# Weights of other kinds, by which a pattern shows that it means more than the matrices.
+OTHERS = ("bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.output.LayerNorm.weight",
+          "bert.pooler.dense.weight", "classifier.weight", "qa_outputs.weight")  # fmt: skip
+
 Found = dict[str, set[tuple[int, str]]]
 
 
@@ -61,6 +65,8 @@ def tensor_patterns(fields: Fields, dropped: Collection[int]) -> tuple[tuple[str
                 f"names '{name[:80]}', which is no encoder matrix of BERT, DistilBERT, RoBERTa or ELECTRA; "
                 "only those are pruned",
             )
+        if name.startswith("re:") and any(re.match(name[3:], other) for other in OTHERS):
+            notes.append(f"'{name[:80]}' names more than the encoder's matrices; the rest stays dense here")
         for path, pairs in hits.items():
             found[path] |= pairs
     path = next(path for path, pairs in found.items() if pairs)

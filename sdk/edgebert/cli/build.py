@@ -79,6 +79,10 @@ def json_result(result: BuildResult) -> dict[str, Any]:
 @click.option("--force", is_flag=True, help="Overwrite packages that exist.")
 @click.option("--seed", default=0, show_default=True, help="Seed of all randomness.")
 @click.option("--max-length", type=int, help="Cut texts at this many tokens. Default: what the data needs.")
+@click.option(
+    "--length", "lengths", type=int, multiple=True,
+    help="arm64: a shorter length that the model takes without padding to the longest; repeatable.",
+)  # fmt: skip
 @click.option("--threads", type=int, help="Threads for training. Default: all cores.")
 @click.option("--new-head", is_flag=True, help="Ignore the model's head and train a new one.")
 @device_option

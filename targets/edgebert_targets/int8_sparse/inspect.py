@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgebert_targets.base import ArtifactFacts, InputFacts, TensorFacts
-from edgebert_targets.encoder import EncoderSpec, QuantizedTensor
+from edgebert_targets.encoder import EncoderSpec, QuantizedTensor, Task
 from edgebert_targets.errors import ArtifactError
 from edgebert_targets.facts import quantized_share, tensor_facts
 from edgebert_targets.int8_sparse.blocks import PackedBlocks, unpack
@@ -20,6 +20,13 @@ from edgebert_targets.int8_sparse.library import Engine, EngineInfo
 from edgebert_targets.int8_sparse.model_file import Array, ModelFile, read_model_file
 
 TOKENIZER = "tokenizer."
+# The engine's names for tasks.
+TASKS: Mapping[str, Task] = {
+    "classification": "text-classification",
+    "token-classification": "token-classification",
+    "question-answering": "question-answering",
+    "embedding": "embedding",
+}
 
 
 def facts_of(model: Path) -> ArtifactFacts:
@@ -42,6 +49,7 @@ def facts_of(model: Path) -> ArtifactFacts:
         cpu_architectures=("x86_64", "aarch64"),
         cpu_features_any=(),
         notes=tuple(notes),
+        task=TASKS[info.task],
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgebert_targets.base import ArtifactFacts, ConvertOptions, Kernels, SessionOptions, SupportRow
 from edgebert_targets.encoder import EncoderSpec
-from edgebert_targets.errors import ArtifactError
+from edgebert_targets.errors import ArtifactError, UnsupportedModelError
 from edgebert_targets.int8_sparse.inspect import check_written, facts_of
 from edgebert_targets.int8_sparse.library import available_isas, isa, version
 from edgebert_targets.int8_sparse.session import SparseSession, open_session
@@ -40,11 +40,15 @@ class SparseTarget:
     def convert(self, spec: EncoderSpec, out: Path, options: ConvertOptions) -> ArtifactFacts:
         """Write `spec` to `out`, reopen it, compare its INT8 weights and run it once.
 
-        `options` has nothing for this target: the engine takes any length.
+        The engine takes any length, and weights as in the checkpoint only.
         Raises UnsupportedModelError, ArtifactError, MissingExtraError and OSError.
         """
         from edgebert_targets.int8_sparse.convert import write_model
 
+        if options.weights != "checkpoint":
+            raise UnsupportedModelError(
+                f"the engine has no {options.weights} form; its weights are INT8: use the target x86 or arm64"
+            )
         write_model(spec, out)
         try:
             check_written(spec, out)

@@ -72,7 +72,7 @@ typedef struct eb_batch {
     size_t sequences;
 } eb_batch;
 
-/* Version of the library, "0.1.0". */
+/* Version of the library, "0.2.0". */
 EB_API const char *eb_version(void);
 
 /* One line on the calling thread's last failed call; "" before any. */
