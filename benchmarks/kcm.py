@@ -56,9 +56,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             key: statistics.fmean(row[key] for row in found)
             for key in ("dense", "accuracy", "int8", "zeros", "seconds")
         }
-        spread = statistics.stdev([100 * row["accuracy"] for row in found]) if len(found) > 1 else 0.0
+        values = [100 * row["accuracy"] for row in found]
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         lines.append(
-            f"| {task} | {keep:.0%} | {mean['dense']:.2%} | {mean['accuracy']:.2%} ± {spread:.2f} "
+            f"| {task} | {keep:.0%} | {mean['dense']:.2%} | {mean['accuracy']:.2%}{spread} "
             f"| {mean['int8']:.2%} | {mean['zeros']:.1%} | {mean['seconds']:.0f} | {len(found)} |"
         )
     return "\n".join(lines)
