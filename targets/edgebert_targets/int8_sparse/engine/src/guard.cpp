@@ -1,6 +1,6 @@
 #include "guard.h"
 
-#if !defined(__cpp_exceptions)
+#if !defined(__cpp_exceptions) && !defined(__wasm__)
 
 #include <cstdlib>
 

@@ -1,11 +1,14 @@
 // The end of every failure inside the engine that is no status: a lack of memory.
 #pragma once
 
-#include <csetjmp>
 #include <new>
 #include <utility>
 
 #include "error.h"
+
+#if !defined(__cpp_exceptions) && !defined(__wasm__)
+#include <csetjmp>
+#endif
 
 namespace edgebert {
 
@@ -21,6 +24,16 @@ eb_status guarded(Call call) {
     } catch (...) {
         return fail(EB_ERROR_MEMORY, "out of memory; free some or use smaller inputs");
     }
+}
+
+#elif defined(__wasm__)
+
+// Nothing can jump out of a call there: a lack of memory ends the program, which in a browser is one module.
+[[noreturn]] inline void out_of_memory() { __builtin_trap(); }
+
+template <typename Call>
+eb_status guarded(Call call) {
+    return call();
 }
 
 #else

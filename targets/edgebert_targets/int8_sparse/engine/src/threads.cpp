@@ -1,7 +1,9 @@
 #include "threads.h"
 
-#include <pthread.h>
 #include <sched.h>
+#if !defined(__wasm__)
+#include <pthread.h>
+#endif
 
 #include <vector>
 
@@ -42,6 +44,25 @@ void Barrier::wait() {
             sched_yield();
     }
 }
+
+#if defined(__wasm__)
+
+// A WebAssembly module has one thread unless its page asks for more, which we do not.
+struct Team::State {};
+
+Team::Team(uint32_t threads) : threads_(threads), state_(new State) { barrier_.reset(threads); }
+
+Team::~Team() = default;
+
+eb_status Team::create(uint32_t threads, std::unique_ptr<Team> *out) {
+    if (threads != 1) return fail(EB_ERROR_THREADS, "%u threads asked for; WebAssembly has one", threads);
+    out->reset(new Team(1));
+    return EB_OK;
+}
+
+void Team::run(void (*work)(void *context, uint32_t thread), void *context) { work(context, 0); }
+
+#else
 
 struct Team::State {
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -112,5 +133,7 @@ void Team::run(void (*work)(void *context, uint32_t thread), void *context) {
     while (state_->running != 0) pthread_cond_wait(&state_->done, &state_->mutex);
     pthread_mutex_unlock(&state_->mutex);
 }
+
+#endif
 
 }  // namespace edgebert
