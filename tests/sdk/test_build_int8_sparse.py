@@ -15,7 +15,7 @@ from edgebert.builder import BuildOptions, BuildResult, build_packages
 from edgebert.cli.dispatch import run
 from edgebert.progress import SilentReporter
 from edgebert.validate import validate_package
-from edgebert_targets.int8_sparse.library import available_isas
+from edgebert_targets.int8_sparse.library import available_isas, version
 from tests.factories import make_checkpoint, task_sentences
 
 pytestmark = pytest.mark.slow
@@ -81,7 +81,7 @@ def test_it_answers_as_the_compressed_model_does(built: BuildResult) -> None:
     assert checked.teacher >= 0.9
     assert checked.agreement_with_pytorch >= 0.97
     assert abs(checked.artifact - checked.compressed_pytorch) <= 0.03
-    assert f"EdgeBERT engine {edgebert.__version__} ({available_isas()[0]} kernels)" in checked.where
+    assert f"EdgeBERT engine {version()} ({available_isas()[0]} kernels)" in checked.where
 
 
 def test_sparsity_is_only_a_warning_where_it_does_not_pay(
