@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgebert.tasks.text_classification import Prediction
     from edgebert.validate import PackageValidation, validate_package
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # name -> module, imported on first use: `import edgebert` must not pay for runtimes, let alone torch.
 _EXPORTS = {
