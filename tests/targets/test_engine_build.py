@@ -246,8 +246,20 @@ def test_a_wheel_from_the_source_package_is_whole(model_file: Path, tmp_path: Pa
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and "engine" not in path.parts
     }
-    header = "edgebert_targets/int8_sparse/engine/include/edgebert.h"
-    wanted = ours | {header, "edgebert_targets/int8_sparse/libedgebert.so"}
+    # The sources that runners for devices and the Android library are built from.
+    android = ROOT / "apps" / "android" / "library"
+    sources = {
+        f"{place}/{path.relative_to(folder).as_posix()}"
+        for place, folder in (
+            ("edgebert_targets/int8_sparse/engine", ENGINE),
+            ("edgebert/android/library", android),
+        )
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    left_out = ("engine/examples/", "engine/fuzz/", "engine/tests/", "engine/tools/", "library/src/test/")
+    sources = {name for name in sources if not any(part in name for part in left_out)}
+    wanted = ours | sources | {"edgebert_targets/int8_sparse/libedgebert.so"}
     assert wanted == {name for name in inside if ".dist-info/" not in name}
     code = """
 import sys

@@ -12,8 +12,8 @@ from edgebert.errors import MissingExtraError
 
 def library_sources() -> Path:
     """The folder with `src/main` of the library. Raises MissingExtraError."""
-    package = Path(str(files("edgebert")))
-    for folder in (package / "android" / "library", package.parents[1] / "apps" / "android" / "library"):
+    here = Path(__file__)
+    for folder in (here.parent / "library", here.parents[3] / "apps" / "android" / "library"):
         if (folder / "src" / "main" / "cpp" / "CMakeLists.txt").is_file():
             return folder
     raise MissingExtraError(
