@@ -12,6 +12,8 @@ from pathlib import Path
 from edgebert.android.classes import classes_jar
 from edgebert.android.native import ABIS, LIBRARY, find_tools, native_library
 from edgebert.android.sources import library_sources
+from edgebert.devices.cache import building, cache_folder
+from edgebert.devices.debian import unpack_packages
 from edgebert.errors import MissingExtraError
 from edgebert.golden import record_golden
 from edgebert.manifest import Backend, Cpu
@@ -78,6 +80,7 @@ class DesktopJvm:
     tests: Path
     native: Path
     libraries: Path
+    java: tuple[str, ...] = ("java",)
 
     def run(
         self,
@@ -90,7 +93,7 @@ class DesktopJvm:
         classpath = [self.tests, classes_jar(), *(JARS / jar for jar in JUNIT)]
         return subprocess.run(
             [
-                "java", "-Xcheck:jni", f"-Djava.library.path={self.native}",
+                *self.java, "-Xcheck:jni", f"-Djava.library.path={self.native}",
                 *(f"-D{name}={value}" for name, value in properties.items()),
                 "-cp", os.pathsep.join(map(str, classpath)), main, *arguments,
             ],
@@ -118,6 +121,24 @@ def desktop_jvm(folder: Path) -> DesktopJvm:
     for name, real in DESKTOP.items():
         (libraries / name).symlink_to(_system_library(real))
     return DesktopJvm(tests, native, libraries)
+
+
+def emulated_jvm(folder: Path, jvm: DesktopJvm) -> DesktopJvm:
+    """The same on AArch64: Debian's Java for it, unpacked into the cache once, under qemu."""
+    root = cache_folder() / "java-arm64"
+    with building(root) as made:
+        if made is not None:
+            unpack_packages(made, ["openjdk-17-jre-headless"], "arm64")
+    native, libraries = folder / "native-arm64", folder / "libraries-arm64"
+    for path in (native, libraries):
+        path.mkdir()
+    shutil.copyfile(native_library("arm64-v8a"), native / LIBRARY)
+    for name, real in DESKTOP.items():
+        (libraries / name).symlink_to(root / "lib" / "aarch64-linux-gnu" / real)
+    program = root / "usr" / "lib" / "jvm" / "java-17-openjdk-arm64" / "bin" / "java"
+    emulator = ("qemu-aarch64", "-cpu", "cortex-a76", "-L", str(root), "-E", f"LD_LIBRARY_PATH={libraries}")
+    options = ("-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Xmx512m")
+    return DesktopJvm(jvm.tests, native, libraries, (*emulator, str(program), *options))
 
 
 def _system_library(name: str) -> Path:

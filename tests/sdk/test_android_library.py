@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import struct
 import subprocess
 import zlib
@@ -19,7 +20,14 @@ from edgebert_targets.encoder import EmbeddingHead, EncoderSpec, QuestionHead
 from edgebert_targets.int8_sparse.convert import write_model
 from edgebert_targets.int8_sparse.library import Engine
 from tests.factories import make_checkpoint, task_sentences
-from tests.sdk.android import DesktopJvm, checkpoint_spec, desktop_jvm, engine_package, missing
+from tests.sdk.android import (
+    DesktopJvm,
+    checkpoint_spec,
+    desktop_jvm,
+    emulated_jvm,
+    engine_package,
+    missing,
+)
 from tests.targets.engine_specs import RandomEncoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -68,10 +76,30 @@ def test_the_librarys_own_tests_pass(jvm: DesktopJvm, package: Path, tmp_path: P
         "edgebert.golden": str(package / "golden.jsonl"),
         "edgebert.corpus": str(corpus((package / "model.gguf").read_bytes(), tmp_path / "corpus")),
     }
-    tests = ["ai.edgebert.EdgeBertTest", "ai.edgebert.ModelStoreTest"]
+    tests = [f"ai.edgebert.{name}" for name in ("EdgeBertTest", "ModelStoreTest", "AssetTest")]
     done = jvm.run("org.junit.runner.JUnitCore", tests, properties)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "OK (17 tests)" in done.stdout
+    assert "OK (19 tests)" in done.stdout
+
+
+@pytest.mark.skipif(
+    shutil.which("qemu-aarch64") is None or shutil.which("apt-get") is None,
+    reason="needs qemu-user and apt-get",
+)
+def test_the_arm64_library_gives_the_same_bits_in_an_arm64_jvm(
+    jvm: DesktopJvm, package: Path, tmp_path: Path
+) -> None:
+    model, texts = package / "model.gguf", [text for text, _ in task_sentences(10)] + ["Zürich 🏠 日本", ""]
+    lines = "".join(f"logits {words(text)}\n" for text in texts)
+    emulated = emulated_jvm(tmp_path, jvm)
+    done = emulated.run("ai.edgebert.Probe", [str(model)], {}, lines)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Engine.open(model) as engine, engine.session() as session:
+        expected = [session.run_text(text).astype("<f4").view("<i4").tolist() for text in texts]
+    assert [list(map(int, line.split())) for line in done.stdout.splitlines()] == expected
+    properties = {"edgebert.model": str(model)}
+    stored = emulated.run("org.junit.runner.JUnitCore", ["ai.edgebert.AssetTest"], properties)
+    assert "OK (2 tests)" in stored.stdout, stored.stdout + stored.stderr
 
 
 def words(*texts: str) -> str:
