@@ -19,7 +19,7 @@ demo: $(VENV)/.all
 # The demo app with the bundled model: out/edgebert-demo.apk.
 android: $(VENV)/.all
 	$(BIN)/edgebert build --target int8-sparse --out out/home-intents-android --force
-	$(BIN)/python apps/android_demo/build_apk.py --model home_intents=out/home-intents-android \
+	$(BIN)/python apps/android_demo/build_apk.py --model home_intents=out/home-intents-android/int8-sparse \
 	  --out out/edgebert-demo.apk --force
 
 # What the tests of the emulator need: a folder with ARM64 programs, built once into the user's cache.

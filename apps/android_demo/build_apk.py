@@ -1,4 +1,4 @@
-"""Build the demo app: `build_apk.py --model home_intents=out/home --out out/demo.apk`."""
+"""Build the demo app: `build_apk.py --model home=out/home/int8-sparse --out demo.apk`."""
 
 from __future__ import annotations
 
