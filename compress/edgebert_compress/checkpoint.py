@@ -107,13 +107,6 @@ def read_record(folder: Path) -> CompressionRecord | None:
         ) from error
 
 
-def load_classifier(
-    folder: Path, labels: Sequence[str] | None = None, *, new_head: bool = False
-) -> tuple[nn.Module, bool]:
-    """`load_model` for text classification."""
-    return load_model(folder, "text-classification", labels, new_head=new_head)
-
-
 def load(
     folder: Path,
     task: TaskName = "text-classification",

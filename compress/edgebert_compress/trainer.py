@@ -17,6 +17,7 @@ from edgebert_compress import checkpoint as checkpoints
 from edgebert_compress import distributed
 from edgebert_compress.data import Progress, TokenizedDataset, silent
 from edgebert_compress.freezing import frozen
+from edgebert_compress.loading import load_model
 from edgebert_compress.recipe import FineTuneStage, Training
 from edgebert_compress.resume import EVERY, Note, SnapshotFolder, identity
 from edgebert_compress.tasks import TEXT_CLASSIFICATION, TrainingTask
@@ -113,7 +114,7 @@ def fine_tune(
     checkpoints.check_free(out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, fresh = task.load(model_dir, labels, new_head=new_head)
+        model, fresh = load_model(model_dir, task.name, labels, new_head=new_head)
     model.to(torch.device(device))
     snapshots = None
     if resume is not None:

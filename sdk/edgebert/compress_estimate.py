@@ -112,6 +112,7 @@ def matrix_speed() -> float:
 
 def make_plan(prepared: Prepared, options: CompressOptions) -> Plan:
     """The plan of a run, with estimates. Raises TrainingError where the memory budget is too small."""
+    from edgebert_compress.loading import load_model
     from edgebert_compress.quantize import prepare as simulate_int8
     from edgebert_compress.tasks import get_task
 
@@ -123,7 +124,7 @@ def make_plan(prepared: Prepared, options: CompressOptions) -> Plan:
         for part in (data.train, data.evaluation)
     ]
     task = get_task(options.task)
-    network, fresh = task.load(model.folder, data.labels, new_head=model.new_head)
+    network, fresh = load_model(model.folder, task.name, data.labels, new_head=model.new_head)
     task.check(tokenized[0], network)
     clock = Clock(network, task, tokenized[0])
     stages = []

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 from edgebert.devices.cache import building, cache_folder
-from edgebert.devices.process import ProcessTimeoutError, TooMuchOutputError, run_process
 from edgebert.errors import DeviceError, MissingExtraError
 from edgebert.machine import architecture as this_architecture
+from edgebert.native_build import content_key, engine_code, engine_sources, run_step, search_path
 
 NAME = "edgebert-runner"
-BUILD_TIMEOUT_S = 1800.0
 # Debian's cross compilers by architecture; zig names them as they are.
 GNU = {"aarch64": "aarch64-linux-gnu-g++", "x86_64": "x86_64-linux-gnu-g++"}
 PACKAGES = {"aarch64": "g++-aarch64-linux-gnu", "x86_64": "g++-x86-64-linux-gnu"}
@@ -42,34 +38,23 @@ def runner_for(architecture: str) -> Path:
         raise MissingExtraError(
             f"the engine has no runner for '{architecture}' devices; it has one for {' and '.join(GNU)}"
         )
-    sources, compiler = engine_sources(), find_compiler(architecture)
+    sources, compiler = engine_sources("a device's runner"), find_compiler(architecture)
     folder = cache_folder() / f"runner-{architecture}-{_key(sources, compiler)[:20]}"
     if not (folder / NAME).is_file():
         _build(sources, compiler, architecture, folder)
     return folder / NAME
 
 
-def engine_sources() -> Path:
-    """The folder of the engine's sources. Raises MissingExtraError."""
-    folder = Path(str(files("edgebert_targets.int8_sparse").joinpath("engine")))
-    if not (folder / "runner" / "main.cpp").is_file():
-        raise MissingExtraError(
-            "a device's runner is built from the engine's sources, which are not installed; "
-            "install edgebert from a checkout with: pip install -e ."
-        )
-    return folder
-
-
 def find_compiler(architecture: str) -> Compiler:
     """zig (static musl) where it is installed, else GNU. Raises MissingExtraError with what installs one."""
-    zig = shutil.which("zig", path=_path())
+    zig = shutil.which("zig", path=search_path())
     command = (sys.executable, "-m", "ziglang") if importlib.util.find_spec("ziglang") else (zig or "",)
     if command[0]:
         target = (*command, "c++", "-target", f"{architecture}-linux-musl")
         return Compiler(target, {"ZIG_GLOBAL_CACHE_DIR": str(cache_folder() / "zig")})
     native = ("c++",) if architecture == this_architecture() and sys.platform == "linux" else ()
     for name in (GNU[architecture], *native):
-        if found := shutil.which(name, path=_path()):
+        if found := shutil.which(name, path=search_path()):
             return Compiler((found,))
     raise MissingExtraError(
         f"no C++ compiler for {architecture} devices is installed; "
@@ -77,29 +62,15 @@ def find_compiler(architecture: str) -> Compiler:
     )
 
 
-def _path() -> str:
-    """PATH, before it the folder of this Python: build tools may live in its environment."""
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-
-
 def _key(sources: Path, compiler: Compiler) -> str:
-    """SHA-256 over every source file and the compiler with its version."""
-    digest = hashlib.sha256()
+    """The name of what `compiler`, with its version, makes of `sources`."""
     version = _run([*compiler.command, "--version"], compiler).partition("\n")[0]
-    for word in (*compiler.command, version):
-        digest.update(f"{len(word)} {word}\n".encode())
-    inside = (path for name in ("include", "runner", "src") for path in sorted((sources / name).rglob("*.*")))
-    code = [path for path in inside if path.suffix in (".h", ".c", ".cpp")]
-    for path in (sources / "CMakeLists.txt", *code):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(sources).as_posix()} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()
+    return content_key(engine_code(sources, ("include", "runner", "src")), [*compiler.command, version])
 
 
 def _build(sources: Path, compiler: Compiler, architecture: str, folder: Path) -> None:
-    cmake = shutil.which("cmake", path=_path())
-    make = shutil.which("ninja", path=_path()) or shutil.which("make", path=_path())
+    cmake = shutil.which("cmake", path=search_path())
+    make = shutil.which("ninja", path=search_path()) or shutil.which("make", path=search_path())
     if cmake is None or make is None:
         raise MissingExtraError("the runner is built with CMake and ninja; run: pip install cmake ninja")
     with building(folder) as made:
@@ -123,16 +94,10 @@ def _build(sources: Path, compiler: Compiler, architecture: str, folder: Path) -
 
 def _run(command: list[str], compiler: Compiler) -> str:
     """What `command` prints. Raises DeviceError with the first line that names an error."""
-    env = {**os.environ, "PATH": _path(), **compiler.environment}
-    try:
-        done = run_process(command, timeout=BUILD_TIMEOUT_S, env=env)
-    except (ProcessTimeoutError, TooMuchOutputError) as error:
-        raise DeviceError(f"the device's runner cannot be built: {command[0]}: {error}") from None
-    output = (done.stdout + done.stderr).decode(errors="replace")
-    if done.returncode:
-        lines = [line.strip() for line in output.splitlines() if line.strip()]
-        first = next((line for line in lines if "rror: " in line), lines[-1] if lines else "no message")
-        raise DeviceError(
-            f"the device's runner cannot be built: {first[:300]}; try another compiler (docs/devices.md)"
-        )
-    return output
+    return run_step(
+        command,
+        lambda why: DeviceError(
+            f"the device's runner cannot be built: {why}; try another compiler (docs/devices.md)"
+        ),
+        compiler.environment,
+    )

@@ -155,8 +155,9 @@ def check_teacher(
 
 def _save_as_given(model: SourceModel, task: TrainingTask, labels: Sequence[str], out: Path) -> None:
     from edgebert_compress.checkpoint import write_model
+    from edgebert_compress.loading import load_model
 
-    network: Any = task.load(model.folder)[0]
+    network: Any = load_model(model.folder, task.name)[0]
     if labels:
         network.config.id2label = dict(enumerate(labels))
         network.config.label2id = {label: i for i, label in enumerate(labels)}

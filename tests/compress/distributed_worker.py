@@ -15,6 +15,7 @@ from edgebert_compress import distributed, fisher_pieces, obert
 from edgebert_compress.architecture import prunable_parameters
 from edgebert_compress.errors import TrainingError
 from edgebert_compress.gradients import TaskGradients
+from edgebert_compress.loading import load_model
 from edgebert_compress.masks import full_masks
 from edgebert_compress.tasks import TEXT_CLASSIFICATION
 from tests.compress.conftest import tokenized
@@ -24,7 +25,7 @@ from tests.factories import LABELS
 def pruned(checkpoint: Path, update: obert.Update, tight: bool) -> dict[str, torch.Tensor]:
     """Masks and weights at 70 %; `tight`: with less memory than one pass over the gradients needs."""
     torch.manual_seed(0)
-    model, _ = TEXT_CLASSIFICATION.load(checkpoint, LABELS, new_head=True)
+    model, _ = load_model(checkpoint, "text-classification", LABELS, new_head=True)
     data = tokenized(checkpoint, 123, seed=0)
     parameters = prunable_parameters(model)
     batches = [list(range(start, start + 3)) for start in range(0, 123, 3)]  # 41: one round is not full

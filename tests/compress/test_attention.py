@@ -11,9 +11,10 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from edgebert_compress import attention, quantize
-from edgebert_compress.checkpoint import load, load_classifier
+from edgebert_compress.checkpoint import load
 from edgebert_compress.data import silent
 from edgebert_compress.errors import CheckpointError
+from edgebert_compress.loading import load_model
 from edgebert_compress.recipe import QuantizeStage, Training
 from edgebert_compress.stages import run_stage
 from edgebert_compress.trainer import predict_logits
@@ -121,7 +122,7 @@ def test_every_architecture_goes_through_it_and_ignores_padding(architecture, tm
     folder = make_checkpoint(
         tmp_path / "m", architecture, embedding=16 if architecture == "electra" else None
     )
-    model, _ = load_classifier(folder)
+    model, _ = load_model(folder, "text-classification")
     ids = torch.randint(5, 60, (1, 9), generator=torch.Generator().manual_seed(0))
     padded = F.pad(ids, (0, 5))
     mask = F.pad(torch.ones_like(ids), (0, 5))

@@ -8,6 +8,7 @@ from edgebert_compress.architecture import prunable_parameters
 from edgebert_compress.data import TokenizedDataset, collate
 from edgebert_compress.errors import TrainingError
 from edgebert_compress.gradients import TaskGradients, task_source
+from edgebert_compress.loading import load_model
 from edgebert_compress.tasks import TEXT_CLASSIFICATION
 from tests.compress.conftest import tokenized
 from tests.factories import LABELS, make_checkpoint
@@ -23,7 +24,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def model(folder) -> nn.Module:
     torch.manual_seed(0)
-    return TEXT_CLASSIFICATION.load(folder, LABELS, new_head=True)[0]
+    return load_model(folder, "text-classification", LABELS, new_head=True)[0]
 
 
 @pytest.fixture(scope="module")

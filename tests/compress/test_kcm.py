@@ -18,6 +18,7 @@ from edgebert_compress.kcm import choose, fast_compress, unit_costs
 from edgebert_compress.kcm_search import rearrange, search
 from edgebert_compress.kcm_tuning import first_calls, normal_equations, run_whole, solve, tune, tune_half
 from edgebert_compress.kcm_units import halves, mask_gradients, masked, remove
+from edgebert_compress.loading import load_model
 from edgebert_compress.recipe import FastStage, QuantizeStage, Training
 from edgebert_compress.stages import run_stage
 from edgebert_compress.tasks import get_task
@@ -41,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def classifier(folder):
-    return TASK.load(folder)[0]
+    return load_model(folder, TASK.name)[0]
 
 
 def logits(model, data):
@@ -51,7 +52,7 @@ def logits(model, data):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_mask_gradients_equal_scaling_each_unit_of_each_example_by_hand(folders, architecture):
-    model = TASK.load(folders["text-classification", architecture])[0].double()
+    model = load_model(folders["text-classification", architecture], TASK.name)[0].double()
     data = random_data(3, seed=1)
     found = mask_gradients(model, TASK, data, [[0, 1], [2]])
     step = 1e-5
@@ -184,7 +185,7 @@ def test_coefficients_out_of_range_fall_back_to_ones(folder):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_removing_units_is_the_same_as_masking_them(folders, architecture):
-    model = TASK.load(folders["text-classification", architecture])[0]
+    model = load_model(folders["text-classification", architecture], TASK.name)[0]
     data = random_data(5, seed=4)
     parts = halves(model)[0]
     keeps = [np.array([True, False]), np.arange(parts[1].units) % 3 > 0]
@@ -298,7 +299,7 @@ def test_refuses_shares_and_widths_that_make_no_sense(folder, tmp_path):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_tuning_lowers_the_error_in_every_family(folders, architecture):
-    model = TASK.load(folders["text-classification", architecture])[0]
+    model = load_model(folders["text-classification", architecture], TASK.name)[0]
     facts = fast_compress(model, TASK, random_data(32, seed=9), keep=0.6)
     assert facts.kept <= 0.6
     assert sum(half.after for half in facts.tuning) < sum(half.before for half in facts.tuning)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import warnings
 
 import pytest
@@ -58,16 +59,13 @@ def stage_run(
     )  # fmt: skip
 
 
-def in_child(target, *args, seconds=None):
-    """Run `target` in a process of its own and kill it after `seconds`; the exit code."""
+def in_child(target, *args):
+    """Run `target` in a process of its own; the exit code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: none is inside torch here
         child = FORK.Process(target=target, args=args)
         child.start()
-    child.join(seconds)
-    if child.is_alive():
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
+    child.join()
     return child.exitcode
 
 
@@ -160,23 +158,45 @@ def test_killed_while_a_snapshot_is_written_it_goes_on(source, tmp_path, place, 
     assert files_of(tmp_path / "out") == files_of(tmp_path / "plain")
 
 
+def calls_counted(limit=None):
+    """Count the calls of Python and C functions; the process kills itself at call `limit`."""
+    count = 0
+
+    def watch(frame, event, argument):
+        nonlocal count
+        count += 1
+        if count == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(watch)
+    return lambda: count
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_at_random_moments(source, tmp_path):
-    """Seeded delays; every run gets a little further or not at all, and the end is the same."""
+    """The moments are seeded and counted in calls, so that a quick machine and a slow one do the same."""
     stage_run(source, tmp_path / "plain", PRUNE, None)
-    rng = random.Random(5)
+    report, count = multiprocessing.Pipe()
 
-    def child(every):
+    def whole():
+        counted = calls_counted()
+        stage_run(source, tmp_path / "whole", PRUNE, tmp_path / "unused")
+        sys.setprofile(None)
+        count.send(counted())
+
+    def child(limit, every):
+        calls_counted(limit)
         stage_run(source, tmp_path / "out", PRUNE, tmp_path / "resume", every=every)
 
-    kills = 0
+    assert in_child(whole) == 0
+    calls, rng, kills = report.recv(), random.Random(5), 0
     for attempt in range(60):
-        seconds = rng.uniform(0.05, 0.3) * (1 + attempt / 4)  # more patience each time
-        if in_child(child, rng.choice([0.0, 0.02, 0.1]), seconds=seconds) == 0:
+        limit = int(rng.uniform(0.03, 0.25) * calls * (1 + attempt / 6))  # more patience each time
+        if in_child(child, limit, rng.choice([0.0, 0.02, 0.1])) == 0:
             break
         kills += 1
         assert len(list((tmp_path / "resume").glob("*"))) <= 2
-    assert kills >= 3
+    assert kills >= 3  # three children do less than the calls of one run
     assert files_of(tmp_path / "out") == files_of(tmp_path / "plain")
 
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModel
 
-from edgebert_compress.checkpoint import load, load_classifier
+from edgebert_compress.checkpoint import load
 from edgebert_compress.data import TokenizedDataset, batch_order, collate, silent
+from edgebert_compress.loading import load_model
 from edgebert_compress.recipe import FineTuneStage
 from edgebert_compress.trainer import fine_tune, predict_logits
 from edgebert_compress.training_run import Batches, optimizer
@@ -38,8 +39,8 @@ def test_a_body_without_a_head_gets_a_new_one(task, tmp_path):
 @pytest.mark.parametrize("labels", [("a", "b", "c"), ("a", "b"), ("light", "timer", "music", "other")])
 def test_other_labels_get_a_new_head(task, labels):
     torch.manual_seed(0)
-    model, new_head = load_classifier(task.teacher, labels)
-    old, kept_head = load_classifier(task.teacher, LABELS)
+    model, new_head = load_model(task.teacher, "text-classification", labels)
+    old, kept_head = load_model(task.teacher, "text-classification", LABELS)
     assert (new_head, kept_head) == (True, False)
     assert model.classifier.out_features == len(labels)
     assert not torch.equal(model.classifier.weight[:2], old.classifier.weight[:2])

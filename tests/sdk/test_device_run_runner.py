@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgebert import device_runner
-from edgebert.device_runner import engine_sources, find_compiler, runner_for
+from edgebert.device_runner import find_compiler, runner_for
 from edgebert.errors import DeviceError, MissingExtraError
+from edgebert.native_build import engine_sources, search_path
 
 COMPILER = """#!/bin/sh
 case "$*" in *--version*) echo "g++ {version}"; exit 0;; esac
@@ -58,7 +59,7 @@ def test_zig_is_taken_before_gnu(tools: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found.environment["ZIG_GLOBAL_CACHE_DIR"].endswith("cache/devices/zig")
 
 
-@pytest.mark.skipif(shutil.which("cmake", path=device_runner._path()) is None, reason="needs cmake")
+@pytest.mark.skipif(shutil.which("cmake", path=search_path()) is None, reason="needs cmake")
 def test_a_compiler_that_fails_is_one_line_and_leaves_nothing(tools: Path, tmp_path: Path) -> None:
     add_compiler(tools)
     with pytest.raises(DeviceError) as raised:
@@ -70,7 +71,7 @@ def test_a_compiler_that_fails_is_one_line_and_leaves_nothing(tools: Path, tmp_p
 
 def test_a_finished_program_is_taken_from_the_cache(tools: Path, tmp_path: Path) -> None:
     add_compiler(tools)
-    key = device_runner._key(engine_sources(), find_compiler("aarch64"))[:20]
+    key = device_runner._key(engine_sources("a runner"), find_compiler("aarch64"))[:20]
     folder = tmp_path / "cache" / "devices" / f"runner-aarch64-{key}"
     folder.mkdir(parents=True)
     (folder / "edgebert-runner").write_bytes(b"a program")
@@ -80,20 +81,20 @@ def test_a_finished_program_is_taken_from_the_cache(tools: Path, tmp_path: Path)
 def test_sources_and_compiler_decide_the_key(tools: Path, tmp_path: Path) -> None:
     add_compiler(tools)
     copy = tmp_path / "engine"
-    shutil.copytree(engine_sources(), copy)
+    shutil.copytree(engine_sources("a runner"), copy)
     compiler = find_compiler("aarch64")
     key = device_runner._key(copy, compiler)
-    assert key == device_runner._key(engine_sources(), compiler)
+    assert key == device_runner._key(engine_sources("a runner"), compiler)
     (copy / "src" / "notes.md").write_text("no source")
     assert key == device_runner._key(copy, compiler)
     source = copy / "runner" / "main.cpp"
     source.write_text(source.read_text() + "\n")
     assert key != device_runner._key(copy, compiler)
     add_compiler(tools, version="2")
-    assert device_runner._key(engine_sources(), compiler) != key
+    assert device_runner._key(engine_sources("a runner"), compiler) != key
 
 
 def test_without_sources_it_says_how_to_install_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(device_runner, "files", lambda package: tmp_path)
+    monkeypatch.setattr("edgebert.native_build.files", lambda package: tmp_path)
     with pytest.raises(MissingExtraError, match="pip install -e"):
         runner_for("aarch64")

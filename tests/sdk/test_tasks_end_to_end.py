@@ -13,6 +13,7 @@ import torch
 from edgebert.tasks.base import get_compression_task
 from edgebert.tokenizer import TextTokenizer
 from edgebert_compress.data import silent
+from edgebert_compress.loading import load_model
 from edgebert_compress.recipe import Training
 from edgebert_compress.tasks import get_task
 from edgebert_compress.trainer import answer_stream, train_model
@@ -66,7 +67,7 @@ def test_training_brings_the_metric_up(tmp_path: Path, task: str) -> None:
     labels = kind.labels(train)
     tokenizer = TextTokenizer.from_folder(encoder, LENGTH)
     torch.manual_seed(0)
-    model, _ = trained.load(encoder, labels, new_head=True)
+    model, _ = load_model(encoder, trained.name, labels, new_head=True)
     seen = kind.tokenize(tokenizer, train, labels, LENGTH)
     unseen = kind.tokenize(tokenizer, held_out, labels, LENGTH)
 

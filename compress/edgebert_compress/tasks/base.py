@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -31,12 +30,6 @@ class TrainingTask(Protocol):
 
     @property
     def name(self) -> TaskName: ...
-
-    def load(
-        self, folder: Path, labels: Sequence[str] | None = None, *, new_head: bool = False
-    ) -> tuple[nn.Module, bool]:
-        """The model of a plain folder in eval mode, and whether its head is new; see `load_model`."""
-        ...
 
     def check(self, data: TokenizedDataset, model: nn.Module) -> None:
         """Raises TrainingError for data that `model` cannot be trained on."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgebert_compress.architecture import TaskName
 from edgebert_compress.data import TokenizedDataset, check_dataset, label_tensor
-from edgebert_compress.loading import load_model
 from edgebert_compress.tasks.base import Batch, check_rows, device_of, model_inputs
 
 
@@ -22,11 +20,6 @@ class TextClassification:
     """Logits [batch, classes]; targets `labels` int64 [batch]."""
 
     name: TaskName = "text-classification"
-
-    def load(
-        self, folder: Path, labels: Sequence[str] | None = None, *, new_head: bool = False
-    ) -> tuple[nn.Module, bool]:
-        return load_model(folder, self.name, labels, new_head=new_head)
 
     def check(self, data: TokenizedDataset, model: Any) -> None:
         check_dataset(data, int(model.config.num_labels))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgebert_compress.architecture import TaskName
 from edgebert_compress.data import TokenizedDataset
 from edgebert_compress.errors import TrainingError
-from edgebert_compress.loading import load_model
 from edgebert_compress.tasks.base import (
     NOT_COUNTED,
     Batch,
@@ -31,11 +29,6 @@ class TokenClassification:
     """Logits [batch, tokens, classes]; targets `labels` int64 [batch, tokens], -100 where not counted."""
 
     name: TaskName = "token-classification"
-
-    def load(
-        self, folder: Path, labels: Sequence[str] | None = None, *, new_head: bool = False
-    ) -> tuple[nn.Module, bool]:
-        return load_model(folder, self.name, labels, new_head=new_head)
 
     def check(self, data: TokenizedDataset, model: Any) -> None:
         check_rows(data, model)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from edgebert.android.sources import content_key, library_sources
+from edgebert.android.sources import library_files, library_sources
 from edgebert.android.tools import need, run_tool
 from edgebert.devices.cache import building, cache_folder
+from edgebert.native_build import content_key
 
 JAR = "classes.jar"
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
@@ -19,7 +20,8 @@ def classes_jar() -> Path:
     javac = need(["javac"], INSTALL)
     sources = library_sources() / "src"
     version = run_tool([javac, "-version"], "the library's classes").strip()
-    key = content_key([sources / "main" / "java", sources / "stubs" / "java"], [version])
+    code = [file for root in ("main", "stubs") for file in library_files(sources / root / "java")]
+    key = content_key(code, [version])
     folder = cache_folder().parent / "android" / f"classes-{key[:20]}"
     if not (folder / JAR).is_file():
         with building(folder) as made:

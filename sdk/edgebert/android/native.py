@@ -7,10 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgebert.android.sources import content_key, engine_sources, library_sources
+from edgebert.android.sources import library_files, library_sources
 from edgebert.android.tools import need, run_tool
 from edgebert.devices.cache import building, cache_folder
 from edgebert.errors import AndroidError, MissingExtraError
+from edgebert.native_build import content_key, engine_code, engine_sources
 
 LIBRARY = "libedgebert_jni.so"
 MAX_BYTES = 1_000_000
@@ -42,10 +43,10 @@ def native_library(abi: str) -> Path:
     if abi not in HEADERS:
         raise AndroidError(f"unknown Android ABI '{abi}'; choose one of: {', '.join(ABIS)}")
     tools = find_tools(abi)
-    engine, library = engine_sources(), library_sources() / "src" / "main" / "cpp"
+    engine, library = engine_sources("the Android library"), library_sources() / "src" / "main" / "cpp"
     version = run_tool([tools.clang, "--version"], "the Android library").partition("\n")[0]
-    inside = [engine / "include", engine / "src", library]
-    key = content_key(inside, [abi, version, tools.gxx_version, (engine / "CMakeLists.txt").read_text()])
+    sources = [*engine_code(engine, ("include", "src")), *library_files(library)]
+    key = content_key(sources, [abi, version, tools.gxx_version])
     folder = cache_folder().parent / "android" / f"native-{abi}-{key[:20]}"
     if not (folder / LIBRARY).is_file():
         _build(tools, abi, engine, library, folder)

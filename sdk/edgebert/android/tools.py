@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgebert.devices.process import ProcessTimeoutError, TooMuchOutputError, run_process
 from edgebert.errors import AndroidError, MissingExtraError
+from edgebert.native_build import run_step, search_path
 
-TIMEOUT_S = 1800.0
-
-
-def search_path() -> str:
-    """PATH, before it the folder of this Python: CMake and ninja may live in its environment."""
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+# Tools that write dates take this one, 1980-01-01, the first that a zip can hold.
+REPRODUCIBLE = {"SOURCE_DATE_EPOCH": "315532800"}
 
 
 def need(names: Sequence[str], install: str) -> Path:
@@ -27,16 +21,8 @@ def need(names: Sequence[str], install: str) -> Path:
     raise MissingExtraError(f"{names[0]} is needed to build the Android library; run: {install}")
 
 
-def run_tool(args: Sequence[str | Path], what: str, cwd: Path | None = None) -> str:
+def run_tool(args: Sequence[str | Path], what: str) -> str:
     """What the program prints. Raises AndroidError with the first line that names an error."""
-    env = {**os.environ, "PATH": search_path(), "SOURCE_DATE_EPOCH": "315532800"}
-    try:
-        done = run_process(args, timeout=TIMEOUT_S, env=env, cwd=cwd)
-    except (ProcessTimeoutError, TooMuchOutputError) as error:
-        raise AndroidError(f"cannot build {what}: {Path(args[0]).name}: {error}") from None
-    output = (done.stdout + done.stderr).decode(errors="replace")
-    if done.returncode:
-        lines = [line.strip() for line in output.splitlines() if line.strip()]
-        first = next((line for line in lines if "rror" in line), lines[-1] if lines else "no message")
-        raise AndroidError(f"cannot build {what}: {Path(args[0]).name}: {first[:300]}; see docs/android.md")
-    return output
+    return run_step(
+        args, lambda why: AndroidError(f"cannot build {what}: {why}; see docs/android.md"), REPRODUCIBLE
+    )

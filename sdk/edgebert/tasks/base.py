@@ -81,6 +81,11 @@ def rounded_length(longest: int, limit: int) -> int:
     return min(max(32, -(-longest // 16) * 16), limit)
 
 
+def longest_text(tokenizer: TextTokenizer, texts: Sequence[str], limit: int) -> int:
+    """`rounded_length` of the longest of `texts`. Raises ModelError."""
+    return rounded_length(max(len(encoding) for encoding in encode_all(tokenizer.bare(), texts)), limit)
+
+
 def encode_all(tokenizer: Tokenizer, texts: Sequence[Any], *, special: bool = True) -> list[Encoding]:
     """Encodings of texts or pairs of texts, with `special` tokens or without. Raises ModelError."""
     try:

@@ -19,7 +19,7 @@ from edgebert.tasks.base import (
     check_not_empty,
     each_row,
     encode_all,
-    rounded_length,
+    longest_text,
     text_room,
     windows_of,
 )
@@ -60,8 +60,7 @@ class MaskedLanguageModel:
         return ()
 
     def needed_length(self, tokenizer: TextTokenizer, examples: Sequence[TextExample], limit: int) -> int:
-        encodings = encode_all(tokenizer.bare(), [example.text for example in examples])
-        return rounded_length(max(len(encoding) for encoding in encodings), limit)
+        return longest_text(tokenizer, [example.text for example in examples], limit)
 
     def tokenize(
         self,

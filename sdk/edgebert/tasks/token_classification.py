@@ -20,7 +20,7 @@ from edgebert.tasks.base import (
     check_not_empty,
     each_row,
     encode_all,
-    rounded_length,
+    longest_text,
     text_room,
     windows_of,
 )
@@ -66,8 +66,7 @@ class TokenClassification:
         return tuple(found)
 
     def needed_length(self, tokenizer: TextTokenizer, examples: Sequence[TokenExample], limit: int) -> int:
-        encodings = encode_all(tokenizer.bare(), [example.text for example in examples])
-        return rounded_length(max(len(encoding) for encoding in encodings), limit)
+        return longest_text(tokenizer, [example.text for example in examples], limit)
 
     def tokenize(
         self,
