@@ -29,7 +29,7 @@ from rich.table import Table
 
 from edgebert.machine import machine_facts
 from engine_forms import RUNNERS, Forms
-from engine_models import GEOMETRIES, Case
+from engine_models import GEOMETRIES, Case, checkpoint_case
 from engine_rounds import Cell, Clock, Entry, Measured, Plan, measure
 
 BASELINE = "ort"
@@ -44,6 +44,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--geometry", choices=GEOMETRIES, default="bert-base")
     parser.add_argument("--layers", type=int, **several, help="default: those of the geometry")
     parser.add_argument("--sparsity", type=float, **several, default=[0.0, 0.8, 0.9])
+    checkpoint_help = "quantised text classifiers, instead of random weights"
+    parser.add_argument("--checkpoint", type=Path, **several, default=[], help=checkpoint_help)
     parser.add_argument("--pattern", choices=("4-block", "unstructured"), default="4-block")
     parser.add_argument("--length", type=int, **several, default=[128], help="tokens, none of them padding")
     parser.add_argument("--batch", type=int, default=1)
@@ -79,24 +81,29 @@ def cells(options: argparse.Namespace) -> list[tuple[Cell, Case]]:
     """Every cell with the case that it is about: its engines, and the float32 baselines where they differ."""
     full = GEOMETRIES[options.geometry]
     found = []
-    order = itertools.product(options.layers, options.sparsity, options.length, options.threads)
-    for layers, sparsity, length, threads in order:
-        geometry = dataclasses.replace(full, layers=layers)
-        case = Case(geometry, sparsity, options.pattern, options.seed)
+    cases = [checkpoint_case(folder) for folder in options.checkpoint] or [
+        Case(dataclasses.replace(full, layers=layers), sparsity, options.pattern, options.seed)
+        for layers, sparsity in itertools.product(options.layers, options.sparsity)
+    ]
+    for case, length, threads in itertools.product(cases, options.length, options.threads):
         entries = [
             Entry(engine, case, isa)
             for engine in options.engines.split(",")
             for isa in (options.isa.split(",") if engine == "edgebert" else ("",))
         ]
-        entries += [dense(case, full.layers), dense(case, layers)]
+        entries += [dense(case, full.layers), dense(case, case.geometry.layers)]
+        if any(entry.engine == FUSED for entry in entries):
+            entries.append(dense(case, full.layers, FUSED))
         found.append((Cell(tuple(dict.fromkeys(entries)), length, options.batch, threads), case))
     return found
 
 
-def dense(case: Case, layers: int) -> Entry:
-    """The float32 baseline of `layers` layers."""
+def dense(case: Case, layers: int, engine: str = BASELINE) -> Entry:
+    """The float32 baseline of `layers` layers; of a checkpoint, itself at its own depth."""
+    if case.checkpoint is not None:
+        return Entry(engine, case)
     geometry = dataclasses.replace(case.geometry, layers=layers)
-    return Entry(BASELINE, dataclasses.replace(case, geometry=geometry, sparsity=0.0, pattern="4-block"))
+    return Entry(engine, dataclasses.replace(case, geometry=geometry, sparsity=0.0, pattern="4-block"))
 
 
 def rows(
@@ -106,7 +113,7 @@ def rows(
     """One JSON object an entry of the cell."""
     full, same = measured.get(dense(case, full_layers)), measured.get(dense(case, case.geometry.layers))
     reference = measured.get(Entry(BASELINE, case))
-    fused = measured.get(Entry(FUSED, case))
+    fused = measured.get(dense(case, full_layers, FUSED))
     found = []
     for entry in cell.entries:
         row: dict[str, Any] = {

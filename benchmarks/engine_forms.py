@@ -1,4 +1,4 @@
-"""The model file that each engine reads, made from one random encoder and kept in a folder.
+"""The model file that each engine reads, made from one encoder and kept in a folder.
 
 | engine | form |
 |---|---|
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from edgebert_targets.base import ConvertOptions, get_target
 from edgebert_targets.encoder import EncoderSpec
 from engine_graph import PlainGraph, measure_ranges, plain_graph
-from engine_models import Case, dequantized, random_encoder
+from engine_models import Case, dequantized, encoder
 from peers.environments import python_of
 
 HERE = Path(__file__).resolve().parent
@@ -106,7 +106,7 @@ class Forms:
 
     @cached_property
     def spec(self) -> EncoderSpec:
-        return random_encoder(self.case)
+        return encoder(self.case)
 
     @cached_property
     def floats(self) -> EncoderSpec:

@@ -1,12 +1,14 @@
-"""Random encoders of a BERT's geometry with a pattern of zeros, as EncoderSpecs with INT8 weights.
+"""Encoders with a pattern of zeros, as EncoderSpecs with INT8 weights: random ones of a geometry, or real.
 
-What an engine's speed depends on is real here: shapes, number and place of zeros. The weights are random, so
-accuracy means nothing, but every engine gets the same ones, and their outputs can be compared.
+What an engine's speed depends on is real in both: shapes, number and place of zeros. Random weights have no
+accuracy, but every engine gets the same ones, and their outputs can be compared.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,6 +24,7 @@ from edgebert_targets.encoder import (
     Linear,
     QuantizedTensor,
     as_float,
+    load_encoder_spec,
 )
 
 Pattern = Literal["4-block", "unstructured"]
@@ -50,18 +53,44 @@ GEOMETRIES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One model: a geometry and its zeros. `sparsity` is the share of zeros in every matrix but the last."""
+    """One model: a geometry and its zeros. `sparsity` is the share of zeros in every matrix but the last.
+
+    `checkpoint`: a quantised checkpoint to take instead of random weights (`checkpoint_case`).
+    """
 
     geometry: Geometry
     sparsity: float = 0.0
     pattern: Pattern = "4-block"
     seed: int = 0
+    checkpoint: Path | None = None
 
     @property
     def name(self) -> str:
         """A name for files and tables: "12x768-90-4-block"."""
         size = f"{self.geometry.layers}x{self.geometry.hidden}"
+        if self.checkpoint is not None:
+            place = hashlib.sha256(str(self.checkpoint.resolve()).encode()).hexdigest()[:8]
+            return f"{size}-{self.sparsity:g}-checkpoint-{place}"
         return f"{size}-{self.sparsity:g}-{self.pattern}" if self.sparsity else f"{size}-dense"
+
+
+def checkpoint_case(folder: Path) -> Case:
+    """The case of a quantised text classifier; its share of zeros is that of the layers' matrices."""
+    spec = load_encoder_spec(folder)
+    weights = [linear.weight for linear in spec.linears() if linear.name.find(".layer.") >= 0]
+    assert all(isinstance(weight, QuantizedTensor) for weight in weights), f"{folder} is not quantised"
+    zeros = sum(int((as_float(weight) == 0).sum()) for weight in weights)
+    geometry = Geometry(
+        len(spec.layers), spec.hidden_size, len(spec.layers[0].intermediate.bias), spec.heads,
+        spec.embeddings.word_shape[0], spec.max_length,
+    )  # fmt: skip
+    share = zeros / sum(as_float(weight).size for weight in weights)
+    return Case(geometry, round(share, 3), checkpoint=folder)
+
+
+def encoder(case: Case) -> EncoderSpec:
+    """What `case` stands for."""
+    return random_encoder(case) if case.checkpoint is None else load_encoder_spec(case.checkpoint)
 
 
 def random_encoder(case: Case) -> EncoderSpec:

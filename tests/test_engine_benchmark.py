@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from edgebert_targets.encoder import EncoderSpec, LayerNorm, Linear, QuantizedTensor  # noqa: E402
+from edgebert_targets.encoder import (  # noqa: E402
+    EncoderSpec,
+    LayerNorm,
+    Linear,
+    QuantizedTensor,
+    load_encoder_spec,
+)
 from engine_models import GEOMETRIES, Case, Geometry, dequantized, random_encoder  # noqa: E402
+from tests.factories import make_checkpoint  # noqa: E402
+from tests.targets.quantized import quantize_checkpoint  # noqa: E402
 
 TINY = GEOMETRIES["tiny"]
 IDS = np.random.default_rng(3).integers(0, TINY.vocabulary, (2, 24))
@@ -174,7 +182,13 @@ def test_figures_of_engines_in_this_environment(tmp_path: Path) -> None:
     report = benchmark(tmp_path, "--engines", engines, "--layers", "1", *QUICK)
     rows = {(row["engine"], row["layers"], row["pattern"]): row for row in report["rows"]}
     own = [(engine, 1, "4-block") for engine in engines.split(",")]
-    assert list(rows) == [*own, ("ort", TINY.layers, "dense"), ("ort", 1, "dense")]
+    full, same, fused = (
+        ("ort", TINY.layers, "dense"),
+        ("ort", 1, "dense"),
+        ("ort-fused", TINY.layers, "dense"),
+    )
+    assert list(rows) == [*own, full, same, fused]
+    assert rows[fused]["ratio_fused"]["median"] == 1.0
     # No environment for OpenVINO there: that is said, and the others are measured.
     assert "openvino" in rows["openvino", 1, "4-block"]["failed"]
     assert "left out" in report["printed"]
@@ -191,6 +205,20 @@ def test_figures_of_engines_in_this_environment(tmp_path: Path) -> None:
     assert rows["ort", TINY.layers, "dense"]["ratio_full_depth"]["median"] == 1.0
     assert rows["ort", 1, "dense"]["ratio_same_depth"]["median"] == 1.0
     assert report["machine"]["cpu"] and report["settings"]["repeats"] == 3
+
+
+def test_a_checkpoint_instead_of_random_weights(tmp_path: Path) -> None:
+    for module in ("torch", "onnxruntime", "gguf"):
+        pytest.importorskip(module)
+    folder = quantize_checkpoint(make_checkpoint(tmp_path / "model"))
+    words = ("--engines", "edgebert,ort,ort-fused", "--checkpoint", str(folder), "--repeats", "3", "--length")
+    report = benchmark(tmp_path, *words, "24")
+    rows = {row["engine"]: row for row in report["rows"]}
+    assert list(rows) == ["edgebert", "ort", "ort-fused"]  # it is its own baseline
+    assert rows["ort"]["ratio_full_depth"]["median"] == rows["ort-fused"]["ratio_fused"]["median"] == 1.0
+    assert rows["ort-fused"]["logits_difference"] <= 1e-4
+    assert 0 < rows["edgebert"]["logits_difference"] <= DYNAMIC_INT8
+    assert {row["layers"] for row in rows.values()} == {len(load_encoder_spec(folder).layers)}
 
 
 def test_the_engine_agrees_with_float_onnx_and_with_itself_on_all_kernels(tmp_path: Path) -> None:
