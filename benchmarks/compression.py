@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -41,7 +42,7 @@ from edgebert.cli.console import console_reporter
 from edgebert.progress import Reporter
 from edgebert.stages import StageStore
 from edgebert_compress.errors import TrainingError
-from edgebert_compress.recipe import Recipe
+from edgebert_compress.recipe import MatmulPrecision, Recipe
 
 PARTS = {"gradual": gradual, "compound": compound}
 
@@ -55,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tasks", nargs="+", default=["clinc150", "sst2"])
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--methods", nargs="+", help="of the gradual part; default: all")
+    made.add_argument("--patterns", nargs="+", help="unstructured, 4-block, dense; default: all")
+    made.add_argument("--sparsities", nargs="+", type=float, help="default: all of the part")
+    made.add_argument("--layers", nargs="+", help="of the compound part: all, half; default: both")
     made.add_argument("--results", type=Path, default=Path("benchmarks/results/compression.jsonl"))
     made.add_argument("--oneshot-results", type=Path, default=Path("out/oneshot.jsonl"))
     made.add_argument("--svg", type=Path, default=Path("docs/oneshot.svg"))
@@ -64,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dampening", type=float, help="λ; default: the part's own")
     made.add_argument("--gradients", type=int, help="m; default: the part's own")
     made.add_argument("--memory", type=int, help="bytes for pruning besides the model")
+    made.add_argument("--matmul-precision", choices=get_args(MatmulPrecision), help="of training steps")
     made.add_argument("--threads", type=int, default=1)
     return made
 
@@ -71,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 def budget(given: argparse.Namespace) -> gradual.Budget:
     """The part's budget with what was given on the command line."""
     own = compound.BUDGET if given.part == "compound" else gradual.Budget()
-    names = ("learning_rate", "dampening", "gradients")
+    names = ("learning_rate", "dampening", "gradients", "matmul_precision")
     return replace(own, **{name: getattr(given, name) for name in names if getattr(given, name) is not None})
 
 
@@ -79,7 +84,13 @@ def wanted(given: argparse.Namespace, rows: Mapping[str, int]) -> Iterator[tuple
     """The cells of the part with their recipes; `rows`: training examples of each task."""
     part, settings = PARTS[given.part], budget(given)
     for cell in part.cells(given.tasks, given.seeds, given.epochs_scale):
-        if not given.methods or cell.method in given.methods:
+        asked = (
+            (given.methods, cell.method),
+            (given.patterns, cell.pattern),
+            (given.sparsities, cell.sparsity),
+            (given.layers, cell.layers),
+        )
+        if all(not chosen or value in chosen for chosen, value in asked):
             yield cell, part.recipe(cell, settings, rows[cell.task])
 
 

@@ -51,7 +51,7 @@ def recipe(cell: Cell, budget: Budget, rows: int) -> Recipe:
     scale = cell.epochs_scale
 
     def trained(steps: int, rate: float) -> Training:
-        return training(max(1, round(scale * steps)), rows, rate, budget.batch_size)
+        return training(max(1, round(scale * steps)), rows, rate, budget)
 
     stages: list[Stage] = []
     if cell.layers == "half":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from compression_cells import Cell
-from edgebert_compress.recipe import Distillation, Pattern, PruneStage, Recipe, Training
+from edgebert_compress.recipe import Distillation, MatmulPrecision, Pattern, PruneStage, Recipe, Training
 
 SPARSITIES = (0.9, 0.8)
 PATTERNS: tuple[Pattern, ...] = ("unstructured", "4-block")
@@ -25,6 +25,7 @@ class Budget:
     learning_rate: float = 3e-4
     gradients: int = 256
     gradient_batch_size: int = 16
+    matmul_precision: MatmulPrecision = "highest"
     dampening: float = 1e-7  # 1e-9 is better one-shot, but too small for the gradients of a half-pruned model
 
     def scaled(self, factor: float) -> Budget:
@@ -47,10 +48,16 @@ def cells(tasks: Sequence[str], seeds: Sequence[int], scale: float = 1.0) -> lis
     ]
 
 
-def training(steps: int, rows: int, rate: float, batch_size: int, **more: float | str) -> Training:
+def training(steps: int, rows: int, rate: float, budget: Budget, warmup: float = 0.1) -> Training:
     """`steps` optimiser steps on `rows` examples as a Training, whose length is in epochs."""
-    an_epoch = -(-rows // batch_size)
-    return Training(epochs=steps / an_epoch, learning_rate=rate, batch_size=batch_size, **more)  # type: ignore[arg-type]
+    an_epoch = -(-rows // budget.batch_size)
+    return Training(
+        epochs=steps / an_epoch,
+        learning_rate=rate,
+        batch_size=budget.batch_size,
+        warmup=warmup,
+        matmul_precision=budget.matmul_precision,
+    )
 
 
 def prune_stage(method: str, pattern: Pattern, sparsity: float, budget: Budget, rows: int) -> PruneStage:
@@ -59,7 +66,7 @@ def prune_stage(method: str, pattern: Pattern, sparsity: float, budget: Budget, 
     GMP* differs from oBERT in the ranking alone. Plain magnitude ranks each tensor for itself, learns from
     the labels, and its learning rate falls in one line after a warm-up.
     """
-    learned = training(budget.steps, rows, budget.learning_rate, budget.batch_size, warmup=0.0)
+    learned = training(budget.steps, rows, budget.learning_rate, budget, warmup=0.0)
     stage = PruneStage(
         method="obert" if method.startswith("oBERT") else "magnitude",
         pattern=pattern,

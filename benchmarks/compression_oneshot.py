@@ -1,7 +1,8 @@
 """One-shot pruning without any retraining: magnitude against oBERT (summed and joint updates), resumable.
 
 Every finished cell is a line of --lines; a run that was stopped goes on where it was. --grid looks for the
-dampening first (one seed, 50 and 70 %). --table only prints the table and writes --json.
+dampening first (one seed, 50 and 70 %); --relative: its numbers are multiples of each tensor's mean squared
+gradient. --table only prints the table and writes --json.
 Each task is a folder with train.jsonl and dev.jsonl, its teacher a classifier (--teacher NAME=DIR).
 """
 
@@ -39,6 +40,7 @@ REPEATED = ((4, "summed"), (4, "joint"), (4, "eliminating"), (16, "summed"))
 BLOCKS = {"unstructured": 1, "4-block": 4}
 FISHER_BLOCKS = {"unstructured": 50, "4-block": 32}
 GRID = (1e-7, 1e-8, 1e-9, 1e-10, 1e-6, 1e-5, 1e-4)  # the authors' 1e-4 to 1e-8, and below
+RELATIVE_GRID = (1e-2, 1e-3, 1e-1, 1e-4, 1.0)
 MAX_TOKENS = 128
 
 
@@ -55,6 +57,7 @@ class Cell:
     seed: int
     gradients: int
     dampening: float
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ def jobs(tasks: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     return found + last
 
 
-def cells_of(job: Job, gradients: int, dampening: float) -> list[Cell]:
-    own = (gradients, dampening) if job.method == "obert" else (0, 0.0)
+def cells_of(job: Job, gradients: int, dampening: float, relative: bool) -> list[Cell]:
+    own = (gradients, dampening, relative) if job.method == "obert" else (0, 0.0, False)
     return [
         Cell(job.task, job.pattern, job.method, update, job.recomputations, share, job.seed, *own)
         for update in job.updates
@@ -177,6 +180,7 @@ def run_job(
         first.gradients,
         first.dampening,
         recomputations=first.recomputations,
+        relative=first.relative,
     )
     if first.recomputations > 1:
         (cell,) = cells
@@ -194,12 +198,13 @@ def run_job(
         for cell in cells:
             config = replace(config, update=cell.update)
             if cell.update not in scores:
-                scores[cell.update] = obert.scores(weights, masks, pieces, config)
+                scores[cell.update] = obert.scores(weights, masks, pieces, config, shards.dampening)
                 pieces = shards.updating()
             new = masks_from_scores(scores[cell.update], masks, cell.sparsity)
             bench.reset()
             with torch.no_grad():
-                for name, move in obert.moves(weights, new, shards.updating(), config).items():
+                found = obert.moves(weights, new, shards.updating(), config, shards.dampening)
+                for name, move in found.items():
                     bench.parameters[name].add_(move.reshape(weights[name].shape))
             apply_masks(bench.parameters, new)
             yield cell, figures()
@@ -217,11 +222,12 @@ def finished(lines: Path) -> dict[Cell, dict[str, Any]]:
     return found
 
 
-def best_dampening(done: Mapping[Cell, Mapping[str, Any]], task: str) -> float:
+def best_dampening(done: Mapping[Cell, Mapping[str, Any]], task: str, relative: bool) -> float:
     """The dampening with the highest mean accuracy at 70 % unstructured, r = 1, over the updates."""
     found: dict[float, list[float]] = {}
     for cell, figures in done.items():
-        if (cell.task, cell.pattern, cell.recomputations, cell.sparsity) == (task, "unstructured", 1, 0.7):
+        wanted = (task, "unstructured", 1, 0.7, relative)
+        if (cell.task, cell.pattern, cell.recomputations, cell.sparsity, cell.relative) == wanted:
             found.setdefault(cell.dampening, []).append(figures["accuracy"])
     most = max(map(len, found.values()))
     return max(
@@ -231,10 +237,18 @@ def best_dampening(done: Mapping[Cell, Mapping[str, Any]], task: str) -> float:
 
 
 def table(done: Mapping[Cell, Mapping[str, Any]], dense: Mapping[str, float]) -> str:
-    """Dev accuracy in per cent, mean ± standard deviation over the seeds that are there."""
+    """Dev accuracy in per cent, mean ± standard deviation over the seeds that are there. g²: relative λ."""
     groups: dict[tuple[Any, ...], dict[float, list[float]]] = {}
     for cell, figures in done.items():
-        key = (cell.task, cell.pattern, cell.method, cell.recomputations, cell.update, cell.dampening)
+        key = (
+            cell.task,
+            cell.pattern,
+            cell.method,
+            cell.recomputations,
+            cell.update,
+            cell.relative,
+            cell.dampening,
+        )
         groups.setdefault(key, {}).setdefault(cell.sparsity, []).append(100 * figures["accuracy"])
     lines = [
         "| task | pattern | method | λ | "
@@ -243,7 +257,7 @@ def table(done: Mapping[Cell, Mapping[str, Any]], dense: Mapping[str, float]) ->
         "|---" * (5 + len(SPARSITIES)) + "|",
     ]
     for key in sorted(groups):
-        task, pattern, method, recomputations, update, dampening = key
+        task, pattern, method, recomputations, update, relative, dampening = key
         label = method if method == "magnitude" else f"oBERT r = {recomputations}, {update}"
         shown = []
         for share in SPARSITIES:
@@ -252,8 +266,9 @@ def table(done: Mapping[Cell, Mapping[str, Any]], dense: Mapping[str, float]) ->
             shown.append(f"{statistics.mean(values):.2f}{spread}" if values else "–")
         seeds = max(len(values) for values in groups[key].values())
         name = f"{task} (dense {100 * dense[task]:.2f})" if task in dense else task
+        used = f"{dampening:g}{' g²' if relative else ''}"
         lines.append(
-            f"| {name} | {pattern} | {label} | {dampening:g} | {' | '.join(shown)} "
+            f"| {name} | {pattern} | {label} | {used} | {' | '.join(shown)} "
             f"| {seeds if method != 'magnitude' else 'any'} |"
         )
     return "\n".join(lines)
@@ -268,11 +283,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--gradients", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dampening", default="1e-7", help="a number, NAME=NUMBER,… or `grid`")
+    parser.add_argument("--relative", action="store_true", help="--dampening and --grid are relative")
     parser.add_argument("--grid-lines", type=Path, help="what --grid wrote, for --dampening grid")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
     parser.add_argument("--patterns", nargs="+", choices=BLOCKS, default=list(BLOCKS))
+    parser.add_argument("--updates", nargs="+", choices=UPDATES, default=list(UPDATES))
+    parser.add_argument("--recomputations", type=int, nargs="+", help="r of oBERT; default: 1, 4 and 16")
     parser.add_argument("--memory", type=int, help="bytes")
+    parser.add_argument("--matmul-precision", choices=("highest", "high", "medium"), default="highest")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--grid", action="store_true", help="50 and 70 %% over the dampening grid, first seed"
@@ -284,11 +303,17 @@ def parsed() -> argparse.Namespace:
 def chosen_dampening(arguments: argparse.Namespace, tasks: Sequence[str]) -> dict[str, float]:
     if arguments.dampening == "grid":
         grid = finished(arguments.grid_lines)
-        return {task: best_dampening(grid, task) for task in tasks}
+        return {task: best_dampening(grid, task, arguments.relative) for task in tasks}
     if "=" in arguments.dampening:
         pairs = (entry.split("=") for entry in arguments.dampening.split(","))
         return {task: float(value) for task, value in pairs}
     return dict.fromkeys(tasks, float(arguments.dampening))
+
+
+def wanted(cell: Cell, arguments: argparse.Namespace) -> bool:
+    """Whether --updates and --recomputations name the kind of oBERT that `cell` is."""
+    chosen = arguments.recomputations
+    return cell.update in arguments.updates and (not chosen or cell.recomputations in chosen)
 
 
 def work_of(arguments: argparse.Namespace, tasks: Sequence[str]) -> Iterator[list[Cell]]:
@@ -297,7 +322,9 @@ def work_of(arguments: argparse.Namespace, tasks: Sequence[str]) -> Iterator[lis
     if arguments.grid:
         work = [
             (Job(task, pattern, "obert", 1, UPDATES, (0.7, 0.5), first), dampening)
-            for task, pattern, dampening in product(tasks, BLOCKS, GRID)
+            for task, pattern, dampening in product(
+                tasks, BLOCKS, RELATIVE_GRID if arguments.relative else GRID
+            )
         ]
     else:
         dampening = chosen_dampening(arguments, tasks)
@@ -306,8 +333,9 @@ def work_of(arguments: argparse.Namespace, tasks: Sequence[str]) -> Iterator[lis
     for job, value in work:
         yield [
             cell
-            for cell in cells_of(job, arguments.gradients, value)
+            for cell in cells_of(job, arguments.gradients, value, arguments.relative)
             if cell.sparsity in arguments.sparsities and cell.pattern in arguments.patterns
+            if cell.method == "magnitude" or wanted(cell, arguments)
         ]
 
 
@@ -343,6 +371,7 @@ def run(arguments: argparse.Namespace, done: dict[Cell, dict[str, Any]]) -> None
 def main() -> None:
     arguments = parsed()
     torch.set_num_threads(arguments.threads)
+    torch.set_float32_matmul_precision(arguments.matmul_precision)
     done = finished(arguments.lines)
     if not arguments.table:
         run(arguments, done)
@@ -351,7 +380,13 @@ def main() -> None:
     if arguments.table:
         rows = [{**asdict(cell), **figures} for cell, figures in done.items()]
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"batch_size": arguments.batch_size, "fisher_blocks": FISHER_BLOCKS, "cells": rows}
+        precision = arguments.matmul_precision
+        facts = {
+            "batch_size": arguments.batch_size,
+            "matmul_precision": precision,
+            "fisher_blocks": FISHER_BLOCKS,
+            "cells": rows,
+        }
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 

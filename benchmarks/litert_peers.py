@@ -1,8 +1,10 @@
 """Our LiteRT files against litert-torch with ai-edge-quantizer: time, ARM64 instructions, bytes, error.
 
-    python benchmarks/litert_peers.py CHECKPOINT QUANTIZED --python ENV/bin/python [--instructions]
+    python benchmarks/litert_peers.py CHECKPOINT QUANTIZED [--static STATIC] [--python ENV/bin/python]
+        [--instructions]
 
-CHECKPOINT is a float BERT classifier, QUANTIZED its compressed INT8 checkpoint. ENV holds the peers:
+CHECKPOINT is a float BERT classifier, QUANTIZED its compressed INT8 checkpoint, STATIC the one compressed
+with `activations: static`. ENV holds the peers, which are left out without it:
 
     python -m venv ENV && ENV/bin/pip install torch==2.13.0 litert-torch==0.10.0 ai-edge-quantizer==0.10.0 \\
         transformers
@@ -21,7 +23,7 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -65,13 +67,18 @@ def random_rows(vocabulary: int, length: int) -> list[NDArray[np.int64]]:
 def make_forms(options: argparse.Namespace, folder: Path) -> dict[str, Path]:
     """Every form's file by its name: ours, then theirs."""
     plain, quantized = load_encoder_spec(options.checkpoint), load_encoder_spec(options.quantized)
+    specs = {"ours float32": plain, "ours INT8": quantized}
+    if options.static:
+        specs["ours static INT8"] = load_encoder_spec(options.static)
     forms = {}
-    for name, spec in (("ours float32", plain), ("ours INT8", quantized)):
+    for name, spec in specs.items():
         forms[name] = folder / f"{name}.tflite"
         TARGET.convert(spec, forms[name], ConvertOptions(lengths=(options.length,)))
     ids = folder / "ids.npz"
     rows = random_rows(plain.embeddings.word_shape[0], options.length)
     np.savez(ids, **{str(i): row for i, row in enumerate(rows)})
+    if not options.python:
+        return forms
     subprocess.run(
         [options.python, PEERS, options.checkpoint, str(options.length), folder, ids, "dynamic", "static"],
         check=True,
@@ -160,6 +167,13 @@ def instructions(model: Path, length: int) -> int:
     return int(count) // COUNTED
 
 
+def counted(names: list[str] | None, forms: Iterable[str]) -> list[str]:
+    """The forms whose instructions are counted: those asked for, by default what is INT8 and not too slow."""
+    if names is None:
+        return []
+    return names or [name for name in forms if "INT8" in name or name == "litert-torch dynamic"]
+
+
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     forms = make_forms(options, folder)
     runs = {name: runner(model) for name, model in forms.items()}
@@ -175,7 +189,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "ms_cpu": measured[name],
             "largest_difference_to_pytorch": round(float(np.abs(answers - wanted).max()), 6),
         }
-    for name in options.instructions or ():
+    for name in counted(options.instructions, forms):
         report[name]["instructions_cortex_a76"] = instructions(forms[name], options.length)
     return {
         "what": "LiteRT files of one classifier, one thread, batch 1, on this machine and emulated",
@@ -189,19 +203,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("quantized", type=Path)
-    parser.add_argument("--python", type=Path, required=True, help="interpreter of the peers' environment")
+    parser.add_argument("--static", type=Path, help="the checkpoint compressed with static ranges")
+    parser.add_argument("--python", type=Path, help="interpreter of the peers' environment")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument(
         "--instructions",
         nargs="*",
         metavar="FORM",
-        help="count for these forms, as 'ours INT8'; without names: the two dynamic ones",
+        help="count for these forms, as 'ours INT8'; without names: INT8 but the peer's static form",
     )
     parser.add_argument("--json", type=Path, help="write the report there instead of printing it")
     options = parser.parse_args()
-    if options.instructions == []:
-        options.instructions = ["ours INT8", "litert-torch dynamic"]
     with tempfile.TemporaryDirectory() as temporary:
         text = json.dumps(compare(options, Path(temporary)), indent=1) + "\n"
     if options.json:

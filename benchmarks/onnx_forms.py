@@ -1,10 +1,11 @@
 """How fast is our ONNX graph? Against what an export plus ONNX Runtime's own BERT fusions give.
 
-    python benchmarks/onnx_forms.py CHECKPOINT [--quantized CHECKPOINT] [--lengths 32 64 128] [--rounds 50]
+    python benchmarks/onnx_forms.py CHECKPOINT [--quantized CHECKPOINT] [--static CHECKPOINT]
+        [--lengths 32 64 128] [--rounds 50]
 
 Forms: the exported graph after onnxruntime.transformers.optimizer (fp32), the same after ONNX Runtime's own
-dynamic quantisation (per-channel weights, per-tensor inputs), our fp32 graph and, with --quantized, our INT8,
-also with the exact kernels that a CPU without VNNI gets.
+dynamic quantisation (per-channel weights, per-tensor inputs), our fp32 graph and, with --quantized and
+--static, our INT8, also with the exact kernels that a CPU without VNNI gets.
 One thread, batch 1, all tokens real. The forms take turns within each round, so that a busy machine hits all
 alike; figures are milliseconds of CPU time. Prints JSON. Needs the extras build and convert-x86.
 """
@@ -101,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="BERT folder with float weights")
     parser.add_argument("--quantized", type=Path, help="the same model's compressed checkpoint")
+    parser.add_argument("--static", type=Path, help="one compressed with `activations: static`")
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--rounds", type=int, default=50)
     options = parser.parse_args()
@@ -114,8 +116,9 @@ def main() -> None:
         runs = {name: lambda feed, s=session: s.run(None, feed) for name, session in sessions.items()}
         spec = load_encoder_spec(options.checkpoint)
         ours = {"ours fp32": spec}
-        if options.quantized:
-            ours["ours INT8"] = load_encoder_spec(options.quantized)
+        for name, folder_given in (("ours INT8", options.quantized), ("ours static INT8", options.static)):
+            if folder_given:
+                ours[name] = load_encoder_spec(folder_given)
         for name, form in ours.items():
             path = folder / f"{name}.onnx"
             TARGET.convert(form, path, ConvertOptions())

@@ -10,22 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgebert_compress import quantize
+from edgebert_compress.activation_ranges import StaticActivations
 from edgebert_compress.architecture import HEADS, TaskName, layer_list, prunable_parameters
 from edgebert_compress.errors import CheckpointError
-from edgebert_compress.loading import load_model, one_line, quiet_transformers
+from edgebert_compress.loading import load_model, quiet_transformers
 from edgebert_compress.masks import Masks, masks_from_zeros
 from edgebert_compress.quantize import Int8Tensor
-from edgebert_compress.recipe import BLOCK_SIZES, Attention
+from edgebert_compress.quantized_file import read_quantized, stored_names, write_quantized
+from edgebert_compress.recipe import BLOCK_SIZES, Activations, Attention
 
+Name = TypeVar("Name", Attention, Activations)
 FORMAT = 1
 RECORD_FILE = "compression.json"
-QUANTIZED_FILE = "quantized.safetensors"
 MAX_RECORD_BYTES = 16 << 20
 PRUNED_FROM = 0.01  # rounding leaves far fewer exact zeros
 TOKENIZER_FILES = (
@@ -138,66 +139,35 @@ def load(
                 f"{folder} is quantised and its weights are fixed, it cannot learn a new head; "
                 "start from the checkpoint before"
             )
-        attention, stored = _quantization(folder, record.quantization)
+        attention, activations, stored = _quantization(folder, record.quantization)
         names = quantize.prepare(model, attention, stored)
-        quantize.fix(model, _read_quantized(folder, model, names))
+        quantize.fix(model, *read_quantized(folder, model, names, static=activations == "static"))
     return Checkpoint(model, replace(record, task=task), fresh)
 
 
-def _quantization(folder: Path, values: Mapping[str, Any]) -> tuple[Attention, tuple[str, ...]]:
-    """The kind of attention and the names of the quantised parameters. Raises CheckpointError."""
-    kind = values.get("attention", quantize.ATTENTION["float"])
-    attention = next((name for name, text in quantize.ATTENTION.items() if text == kind), None)
-    stored = values.get("tensors")
-    if attention is None:
-        known = ", ".join(quantize.ATTENTION.values())
-        raise CheckpointError(
-            f"{folder / RECORD_FILE} has attention {str(kind)[:60]!r}; this version knows: {known}"
-        )
+def _quantization(folder: Path, values: Mapping[str, Any]) -> tuple[Attention, Activations, tuple[str, ...]]:
+    """The kinds of attention and activations, and the names of the quantised parameters.
+
+    Raises CheckpointError.
+    """
+    path, stored = folder / RECORD_FILE, values.get("tensors")
+    attention = _known(
+        path, "attention", values.get("attention", quantize.ATTENTION["float"]), quantize.ATTENTION
+    )
+    dynamic = quantize.ACTIVATIONS["dynamic"]
+    activations = _known(path, "activations", values.get("activations", dynamic), quantize.ACTIVATIONS)
     if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
-        raise CheckpointError(f"{folder / RECORD_FILE} lists no quantised tensors; build it again")
-    return attention, tuple(stored)
+        raise CheckpointError(f"{path} lists no quantised tensors; build it again")
+    return attention, activations, tuple(stored)
 
 
-def _read_quantized(folder: Path, model: nn.Module, names: Sequence[str]) -> dict[str, Int8Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / QUANTIZED_FILE
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {one_line(error)}; build it again") from error
-    owners = stored_names(model, names)
-    expected = {*owners.values(), *(f"{name}.scale" for name in owners.values())}
-    if set(stored) != expected:
-        odd = sorted(set(stored) ^ expected)[0]
-        raise CheckpointError(f"{path} and the model disagree about '{odd}'; build it again")
-    tensors: dict[str, Int8Tensor] = {}
-    for name, owner in owners.items():
-        if owner in tensors:
-            tensors[name] = tensors[owner]
-            continue
-        values, scale = stored[name], stored[f"{name}.scale"]
-        shape = model.get_parameter(name).shape
-        sound = (
-            values.dtype == torch.int8
-            and scale.dtype == torch.float32
-            and values.shape == shape
-            and scale.shape == shape[:1]
-            and bool((torch.isfinite(scale) & (scale > 0)).all())
-            and not bool((values == -128).any())
-        )
-        if not sound:
-            raise CheckpointError(f"{path}: '{name}' has a wrong type, shape or scale; build it again")
-        tensors[name] = Int8Tensor(values, scale)
-    return tensors
-
-
-def stored_names(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
-    """The name under which each parameter of `names` is stored: tied ones once, under the first name."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(model.get_parameter(name)), name) for name in names}
+def _known(path: Path, what: str, text: object, names: Mapping[Name, str]) -> Name:
+    """Which of `names` the record calls `text`. Raises CheckpointError."""
+    found = next((name for name, known in names.items() if known == text), None)
+    if found is None:
+        known = ", ".join(names.values())
+        raise CheckpointError(f"{path} has {what} {str(text)[:60]!r}; this version knows: {known}")
+    return found
 
 
 def masks_of(checkpoint: Checkpoint) -> Masks:
@@ -293,30 +263,35 @@ def save(
     *,
     quantized: Mapping[str, Int8Tensor] | None = None,
     attention: Attention = "float",
+    static: StaticActivations | None = None,
 ) -> None:
     """Write a compressed checkpoint to `out`, which appears whole or not at all.
 
     `quantized`: the integers of a model in simulated INT8, which become its float weights too; `attention`:
-    the kind of attention that it was prepared with.
+    the kind of attention that it was prepared with; `static`: its ranges, where it has static ones.
     """
-    from safetensors.torch import save_file
-
     record = checkpoint.record
     if record is None:
         raise CheckpointError("a checkpoint without a record cannot be saved as a compressed one")
+    if static is None and quantize.static_ranges(checkpoint.model):
+        raise CheckpointError(
+            "the model has static activation ranges, which only a quantize stage saves; copy its folder"
+        )
     with atomic_folder(out) as folder:
         if quantized is not None:
-            quantize.fix(checkpoint.model, quantized)
+            quantize.fix(checkpoint.model, quantized, None if static is None else static.ranges)
             quantize.round_vectors(checkpoint.model)
-            tensors: dict[str, Tensor] = {}
             owners = stored_names(checkpoint.model, list(quantized))
-            for name, tensor in quantized.items():
-                if owners[name] != name:
-                    continue
-                tensors[name], tensors[f"{name}.scale"] = tensor.values, tensor.scale
-            save_file(tensors, folder / QUANTIZED_FILE, metadata={"format": "pt"})
-            scheme = {**quantize.SCHEME, "attention": quantize.ATTENTION[attention]}
-            record = replace(record, quantization={**scheme, "tensors": sorted(set(owners.values()))})
+            stored = {name: quantized[name] for name in owners.values()}
+            write_quantized(folder, stored, None if static is None else static.ranges)
+            scheme = {
+                **quantize.SCHEME,
+                "activations": quantize.ACTIVATIONS["dynamic" if static is None else "static"],
+                "attention": quantize.ATTENTION[attention],
+            }
+            if static is not None:
+                scheme["calibration"] = static.calibration
+            record = replace(record, quantization={**scheme, "tensors": sorted(stored)})
         record = replace(
             record,
             sparsity=count_zeros(

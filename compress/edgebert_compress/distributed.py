@@ -27,21 +27,22 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def start_if_launched() -> bool:
+def start_if_launched(device: str | torch.device = "cpu") -> bool:
     """Join the process group when a launcher (torchrun) started this process; whether there is a group now.
 
-    nccl where every process has a GPU of its own, gloo otherwise. Raises TrainingError.
+    `device`: where the model will be. nccl for "cuda" where every process has a GPU of its own, which becomes
+    its current one; gloo otherwise, which takes what lies on a shared GPU over the CPU. Raises TrainingError.
     """
     if not dist.is_available() or dist.is_initialized():
         return dist.is_available()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return False
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    gpu = torch.cuda.is_available() and here <= torch.cuda.device_count()
-    if gpu:
+    own_gpu = torch.device(device) == torch.device("cuda") and here <= torch.cuda.device_count()
+    if own_gpu:
         torch.cuda.set_device(local)
     try:
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if own_gpu else "gloo", timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(
             f"cannot join the process group of rank {os.environ['RANK']}: {error}; start with torchrun"

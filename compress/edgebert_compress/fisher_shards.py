@@ -15,21 +15,27 @@ from torch import Tensor
 
 from edgebert_compress.distributed import world
 from edgebert_compress.errors import TrainingError
-from edgebert_compress.fisher import FisherPiece, in_blocks, piece_kind
+from edgebert_compress.fisher import FisherPiece, FisherSums, in_blocks, piece_kind
 from edgebert_compress.fisher_pieces import Piece, names_of
 from edgebert_compress.gradients import GradientPass
 from edgebert_compress.memory import CHUNK, MemoryPlan
 from edgebert_compress.spill import SpilledInverse
 
+NO_GRADIENT = 1e-30  # λ of a tensor whose gradients are all zero: its weights are free, smaller ones first
+
 
 @dataclass(frozen=True)
 class FisherSettings:
-    """`block`: B, weights in a Fisher block. `gradients`: m. `dampening`: λ."""
+    """`block`: B, weights in a Fisher block. `gradients`: m. `dampening`: λ.
+
+    `relative`: λ of a tensor is `dampening` times the mean squared gradient of its kept weights.
+    """
 
     block: int
     gradients: int
     dampening: float
     dtype: torch.dtype = torch.float32
+    relative: bool = False
 
 
 class GradientRows:
@@ -62,6 +68,7 @@ class GradientRows:
 class FisherShards:
     """The inverse of every piece of this process, once for scoring and once more for the update.
 
+    `dampening`: λ by tensor, the same on every process; where it is relative, known once a tensor was scored.
     A context manager: leaving it removes what was spilled to disk.
     """
 
@@ -75,7 +82,10 @@ class FisherShards:
     ) -> None:
         self._masks, self._pass, self._settings, self._plan = masks, gradients, settings, plan
         self._device = next(iter(masks.values())).device
-        self._kind = piece_kind(settings.gradients, settings.block)
+        # Woodbury's recursion starts from λ, the sums need it at the end, when all gradients have been seen.
+        kind = piece_kind(settings.gradients, settings.block)
+        self._kind = FisherSums if settings.relative else kind
+        self.dampening = dict.fromkeys(masks, settings.dampening)
         self._stack = ExitStack()
         self._held: list[tuple[Piece, Tensor]] = []
         self._kept: GradientRows | None = None
@@ -154,6 +164,7 @@ class FisherShards:
         del rows
         stays = self._plan.inverse == "memory"
         for piece, inverse in zip(mine, inverses, strict=True):
+            inverse.dampening = self.dampening[piece.name]
             # A view handed out would keep the whole shard alive into the next pass.
             yield piece, inverse.inverse() if stays else inverse.inverse().clone()
 
@@ -170,6 +181,7 @@ class FisherShards:
             )
             for first in range(0, count, CHUNK):
                 inverse.add(self._kept.chunk(piece, first, min(first + CHUNK, count)))
+            inverse.dampening = self.dampening[piece.name]
             yield piece, inverse.inverse()
 
     def _rows(self, pieces: Sequence[Piece], rows: int) -> GradientRows:
@@ -181,8 +193,12 @@ class FisherShards:
         return self._kind(storage, self._settings.gradients, self._settings.dampening, piece.name)
 
     def _checked(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        """The m gradients of these tensors, finite and in the right number. Raises TrainingError."""
+        """The m gradients of these tensors, finite and in the right number. Raises TrainingError.
+
+        Read to the end it knows λ of each, from whole tensors: no shard and no process sees another.
+        """
         count, done = self._settings.gradients, 0
+        squares = dict.fromkeys(names, 0.0)
         for gradient in self._pass.gradients(names):
             done += 1
             for name in names:
@@ -193,7 +209,20 @@ class FisherShards:
                     )
                 if name not in self._moving and bool(value.any()):
                     self._moving.add(name)
+                if self._settings.relative:
+                    squares[name] += sum_of_squares(value, self._masks[name])
             if done <= count:
                 yield gradient
         if done != count:
             raise TrainingError(f"{done} gradients came where {count} were asked for; check the data")
+        if self._settings.relative:
+            for name in names:
+                mean = squares[name] / count / max(1, int(self._masks[name].sum()))
+                # Nine digits: how many threads summed up does not show.
+                self.dampening[name] = float(f"{self._settings.dampening * mean:.9g}") or NO_GRADIENT
+
+
+def sum_of_squares(gradient: Tensor, mask: Tensor) -> float:
+    """Of the kept weights, in float64."""
+    kept = (gradient.to(mask.device) * mask).double().reshape(-1)
+    return float(kept @ kept)

@@ -55,6 +55,11 @@ def segments(stages: Sequence[Stage], total: int) -> tuple[Segment, ...]:
                 f"a training that is under way has no place for a '{stage.kind}' stage; "
                 "run it with 'edgebert compress' first and give the Trainer its result"
             )
+        if isinstance(stage, QuantizeStage) and stage.activations == "static":
+            raise RecipeError(
+                "a training that is under way calibrates no static ranges; take 'activations: dynamic', "
+                "or quantise its result with 'edgebert compress'"
+            )
         if isinstance(stage, PruneStage) and stage.training.epochs == 0:
             raise RecipeError(f"'{stage.title}' has 0 epochs and so no place in a training; give it some")
     done = list(accumulate(stage.training.epochs for stage in stages))
@@ -146,7 +151,7 @@ class Compression:
         if part is None or step < part.first or is_quantized(self.model):
             return False
         assert isinstance(part.stage, QuantizeStage)
-        quantize.prepare(self.model, part.stage.attention)
+        quantize.prepare(self.model, part.stage.products)
         return True
 
     def hold(self) -> None:
@@ -179,7 +184,8 @@ def obert_settings(stage: PruneStage) -> ObertSettings:
         block=stage.block,
         fisher_block=stage.fisher_block,
         gradients=stage.gradients,
-        dampening=stage.dampening,
+        dampening=stage.dampening_value,
+        relative=stage.relative_dampening is not None,
         recomputations=stage.recomputations,
         update=stage.update,
         ranking=stage.ranking,

@@ -62,8 +62,10 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         where = {"memory": "kept in memory", "disk": f"{_gib(self.scratch_bytes)} on disk", "again": "twice"}
+        passes, shards = self.passes, len(self.shards)
         return (
-            f"{self.mode}, {self.passes} passes over the gradients, {len(self.shards)} shards, "
+            f"{self.mode}, {passes} pass{'' if passes == 1 else 'es'} over the gradients, "
+            f"{shards} shard{'' if shards == 1 else 's'}, "
             f"inverse {where[self.inverse]}, peak {_gib(self.peak_bytes)}"
         )
 

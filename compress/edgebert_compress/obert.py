@@ -33,8 +33,9 @@ from edgebert_compress.masks import Masks, Ranking, apply_masks, check_block, ma
 from edgebert_compress.memory import MemoryPlan, free_memory, plan
 from edgebert_compress.spill import free_bytes, scratch_folder
 
-Pieces = Iterator[tuple[Piece, Tensor]]  # with F⁻¹ [count, B, B]
 Update = Literal["summed", "joint", "eliminating"]
+Pieces = Iterator[tuple[Piece, Tensor]]  # with F⁻¹ [count, B, B]
+Dampened = Callable[[Mapping[str, float]], None]
 REPORT_EVERY = 10  # pieces
 
 
@@ -43,6 +44,7 @@ class ObertSettings:
     """`block`: weights pruned together (1, 4, 8, 16, 32). `fisher_block`: B. `gradients`: m. `dampening`: λ.
 
     `recomputations`: r, how often the inverse is estimated anew within one pruning step.
+    `relative`: λ of a tensor is `dampening` times the mean squared gradient of its kept weights.
     """
 
     block: int
@@ -53,6 +55,7 @@ class ObertSettings:
     update: Update = "summed"
     ranking: Ranking = "global"
     dtype: torch.dtype = torch.float32
+    relative: bool = False
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.fisher_block < 1 or self.fisher_block % self.block:
@@ -69,7 +72,7 @@ class ObertSettings:
 
     @property
     def fisher(self) -> FisherSettings:
-        return FisherSettings(self.fisher_block, self.gradients, self.dampening, self.dtype)
+        return FisherSettings(self.fisher_block, self.gradients, self.dampening, self.dtype, self.relative)
 
 
 def block_pull(inverse: Tensor, weight: Tensor, block: int, name: str, dampening: float) -> Tensor:
@@ -114,17 +117,22 @@ def scores(
     masks: Mapping[str, Tensor],
     pieces: Pieces,
     settings: ObertSettings,
+    dampening: Mapping[str, float],
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Tensor]:
-    """ρ_Q of every Q by tensor: float32 [size / block] on the CPU, -inf where it is pruned already."""
-    block, dampening = settings.block, settings.dampening
+    """ρ_Q of every Q by tensor: float32 [size / block] on the CPU, -inf where it is pruned already.
+
+    `dampening`: λ by tensor; looked up once the tensor's first piece is there.
+    """
+    block = settings.block
     found = {name: torch.zeros(mask.numel() // block) for name, mask in masks.items()}
     for done, (piece, inverse) in enumerate(pieces, 1):
         weight = of_piece(weights[piece.name], piece).to(inverse.dtype)
+        used = dampening[piece.name]
         if settings.update == "eliminating":
-            score = elimination_scores(inverse, weight, block, piece.name, dampening)
+            score = elimination_scores(inverse, weight, block, piece.name, used)
         else:
-            score = saliency(weight, block_pull(inverse, weight, block, piece.name, dampening), block)
+            score = saliency(weight, block_pull(inverse, weight, block, piece.name, used), block)
         place = slice(piece.weights.start // block, piece.weights.stop // block)
         found[piece.name][place] = score.reshape(-1)[: place.stop - place.start].to("cpu", torch.float32)
         progress(done)
@@ -137,7 +145,11 @@ def scores(
 
 @torch.no_grad()
 def moves(
-    weights: Mapping[str, Tensor], new: Mapping[str, Tensor], pieces: Pieces, settings: ObertSettings
+    weights: Mapping[str, Tensor],
+    new: Mapping[str, Tensor],
+    pieces: Pieces,
+    settings: ObertSettings,
+    dampening: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """δw by tensor, flat, for pruning to the masks `new`; after `scores`. Raises TrainingError."""
     found = {name: torch.zeros(mask.numel(), device=mask.device) for name, mask in new.items()}
@@ -145,15 +157,15 @@ def moves(
         weight = of_piece(weights[piece.name], piece).to(inverse.dtype)
         pruned = ~of_piece(new[piece.name], piece)
         if settings.update != "summed":
-            pull = joint_pull(inverse, weight, pruned, piece.name, settings.dampening)
+            pull = joint_pull(inverse, weight, pruned, piece.name, dampening[piece.name])
         else:
-            pull = block_pull(inverse, weight, settings.block, piece.name, settings.dampening) * pruned
+            pull = block_pull(inverse, weight, settings.block, piece.name, dampening[piece.name]) * pruned
         move = step(inverse, pull).reshape(-1)
         found[piece.name][piece.weights] = move[: piece.weights.stop - piece.weights.start].float()
     distributed.sum_parts(found)
     for name, move in found.items():
         if not bool(torch.isfinite(move).all()):
-            raise breakdown(name, settings.dampening, "the update is not finite")
+            raise breakdown(name, dampening[name], "the update is not finite")
     return found
 
 
@@ -167,6 +179,7 @@ def prune_once(
     plan: MemoryPlan,
     scratch: Path | None = None,
     progress: Progress = silent,
+    dampened: Dampened = lambda found: None,
 ) -> Masks:
     """Prune to sparsity `target` and move the survivors, in place; the new masks. Raises TrainingError."""
     weights = {name: parameters[name].detach() for name in masks}
@@ -176,11 +189,11 @@ def prune_once(
             if done % REPORT_EVERY == 0 or done == shards.count:
                 progress("saliency", done, shards.count)
 
-        new = masks_from_scores(
-            scores(weights, masks, shards.scoring(), settings, report), masks, target, settings.ranking
-        )
+        found_scores = scores(weights, masks, shards.scoring(), settings, shards.dampening, report)
+        new = masks_from_scores(found_scores, masks, target, settings.ranking)
         # Applied only after the last: a second estimate needs the gradients at the weights of the first.
-        found = moves(weights, new, shards.updating(), settings)
+        found = moves(weights, new, shards.updating(), settings, shards.dampening)
+        dampened(shards.dampening)
     for name, move in found.items():
         weights[name].add_(move.reshape(weights[name].shape))
     apply_masks(parameters, new)
@@ -225,13 +238,15 @@ def prune(
     memory: int | None = None,
     scratch: Path | None = None,
     progress: Progress = silent,
+    dampened: Dampened = lambda found: None,
 ) -> Masks:
     """One pruning step to sparsity `target` with `recomputations` estimates of the inverse; the new masks.
 
     `parameters`: what takes part in the ranking; `masks`: of the same names. `memory`: bytes for the inverse,
     the gradients and all temporary arrays, None for a share of what is free; it decides how the work is done
     and never what comes out. `scratch`: where the inverse may be spilled. Over several processes each one
-    estimates its share of the pieces, and all end with the same masks and weights.
+    estimates its share of the pieces, and all end with the same masks and weights. `dampened` is told λ by
+    tensor, once an estimate.
     Raises ModelError and TrainingError, before any weight has changed in the step that fails.
     """
     for name, parameter in parameters.items():
@@ -248,5 +263,6 @@ def prune(
             how,
             scratch_folder(scratch),
             progress,
+            dampened,
         )
     return new

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -70,7 +70,8 @@ class Pruner:
     """Hooks of a training that prune at the steps of the schedule and hold all masks in between.
 
     `pruned`: names of the tensors that it prunes. `masks`: of these and of what was pruned before. `curve`:
-    (training step, sparsity of `pruned`) after each pruning step.
+    (training step, sparsity of `pruned`) after each pruning step. `dampening_curve`: (training step,
+    smallest, largest λ of a tensor) of each Fisher estimate.
     """
 
     def __init__(
@@ -94,7 +95,8 @@ class Pruner:
             block=stage.block,
             fisher_block=stage.fisher_block,
             gradients=stage.gradients,
-            dampening=stage.dampening,
+            dampening=stage.dampening_value,
+            relative=stage.relative_dampening is not None,
             update=stage.update,
             ranking=stage.ranking,
         )
@@ -103,6 +105,7 @@ class Pruner:
         self.pruned = tuple(self._chosen)
         self.masks = masks | {name: masks.get(name, full) for name, full in full_masks(self._chosen).items()}
         self.curve: list[tuple[int, float]] = []
+        self.dampening_curve: list[tuple[int, float, float]] = []
         self._parts = schedule_parts(stage, step_count(job.data, stage.training), self._sparsity())
         self._done = 0
         self._order = Batches(job.data, stage.gradient_batch_size, job.seed)
@@ -117,7 +120,7 @@ class Pruner:
         if self._done == len(self._parts) or self._parts[self._done].step > step:
             return "nothing"
         part = self._parts[self._done]
-        self._prune(part.target)
+        self._prune(part)
         self._done += 1
         if not part.last:
             return "part"
@@ -129,19 +132,30 @@ class Pruner:
         apply_masks(self._parameters, self.masks)
 
     def state(self) -> Snapshot:
-        values = {"done": self._done, "curve": self.curve, "gradient_batches": self._order.drawn}
+        values = {
+            "done": self._done,
+            "curve": self.curve,
+            "dampening_curve": self.dampening_curve,
+            "gradient_batches": self._order.drawn,
+        }
         return Snapshot(values, dict(self.masks))
 
     def restore(self, state: Snapshot) -> None:
         self._done = int(state.values["done"])
         self.curve = [(int(step), value) for step, value in state.values["curve"]]
+        self.dampening_curve = [
+            (int(step), *values) for step, *values in state.values.get("dampening_curve", [])
+        ]
         self._order.skip(int(state.values["gradient_batches"]) - self._order.drawn)
         self.masks = dict(state.tensors)
 
     def _sparsity(self) -> float:
         return sparsity({name: self.masks[name] for name in self.pruned})
 
-    def _prune(self, target: float) -> None:
+    def _prune(self, part: Part) -> None:
+        def dampened(found: Mapping[str, float]) -> None:
+            self.dampening_curve.append((part.step, min(found.values()), max(found.values())))
+
         stage = self._stage
         masks = {name: self.masks[name] for name in self.pruned}
         if stage.method == "obert":
@@ -150,12 +164,13 @@ class Pruner:
                 masks,
                 self._source,
                 self._settings,
-                target,
+                part.target,
                 memory=self._memory,
                 scratch=self._scratch,
                 progress=self._job.progress,
+                dampened=dampened,
             )
         else:
-            new = magnitude.prune(self._chosen, masks, stage.block, target, stage.ranking)
+            new = magnitude.prune(self._chosen, masks, stage.block, part.target, stage.ranking)
         self.masks = self.masks | new
         apply_masks(self._parameters, self.masks)

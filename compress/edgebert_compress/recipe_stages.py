@@ -18,6 +18,9 @@ Update = Literal["summed", "joint", "eliminating"]
 Schedule = Literal["auto", "linear", "cyclic-linear", "cosine", "step", "constant"]
 IN_CYCLES = ("cyclic-linear", "cosine")
 Attention = Literal["int8", "float"]
+Activations = Literal["dynamic", "static"]
+Calibration = Literal["min-max", "percentile", "mse", "learned"]
+MatmulPrecision = Literal["highest", "high", "medium"]
 LayerShare = Literal["two-thirds", "half", "third"]
 BLOCK_SIZES: Mapping[str, int] = {
     "unstructured": 1,
@@ -28,9 +31,12 @@ BLOCK_SIZES: Mapping[str, int] = {
 }
 SHARES: Mapping[str, float] = {"two-thirds": 2 / 3, "half": 1 / 2, "third": 1 / 3}
 POSITIVE = Range(0, low_open=True)
+DEFAULT_CALIBRATION: Calibration = "mse"
+CALIBRATION_EXAMPLES = 256
 AT_LEAST_ONE = Range(1)
 SHARE = Range(0, 1)
 SPARSITY = Range(0, 1, high_open=True)
+DAMPENING = 1e-7  # λ where a recipe names none, as in the paper
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,13 @@ class Training:
     frozen: tuple[str, ...] = field(
         default=(),
         metadata=about("Patterns such as '*.embeddings.*' of parameter names that do not learn."),
+    )
+    matmul_precision: MatmulPrecision = field(
+        default="highest",
+        metadata=about(
+            "Of products in training steps, as torch.set_float32_matmul_precision: below highest, a processor"
+            " that can may round factors to bfloat16 or TF32."
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -164,7 +177,7 @@ class PruneStage:
 
     The first step happens after the share `pruning_start` of the training, the last after the share
     `pruning_share`, the others evenly between; a single step happens at `pruning_start`. `gradients`,
-    `dampening`, `fisher_block_size`, `recomputations` and `update` concern oBERT only.
+    `dampening`, `relative_dampening`, `fisher_block_size`, `recomputations` and `update` concern oBERT only.
     """
 
     method: Method = field(
@@ -189,7 +202,15 @@ class PruneStage:
     )
     gradients: int = bounded(256, AT_LEAST_ONE, "m, mini-batch gradients of one Fisher estimate.")
     gradient_batch_size: int = bounded(8, AT_LEAST_ONE, "Examples of one such mini-batch.")
-    dampening: float = bounded(1e-7, POSITIVE, "λ, added to the diagonal of the Fisher matrix.")
+    dampening: float | None = bounded(
+        None, POSITIVE, f"λ, added to the diagonal of the Fisher matrix; default: {DAMPENING:g}."
+    )
+    relative_dampening: float | None = bounded(
+        None,
+        POSITIVE,
+        "λ as a multiple of each tensor's mean squared gradient, so that it follows the gradients; "
+        "instead of 'dampening'.",
+    )
     fisher_block_size: int | None = bounded(
         None, Range(1, 1024), "B, width of the Fisher blocks; default: 50 unstructured, else 32."
     )
@@ -217,11 +238,22 @@ class PruneStage:
                 f"'pruning_start' {self.pruning_start:g} is above "
                 f"'pruning_share' {self.pruning_share:g}; lower it"
             )
+        if self.dampening is not None and self.relative_dampening is not None:
+            raise RecipeError(
+                "'dampening' and 'relative_dampening' say the same thing twice; give one of them"
+            )
         if self.fisher_block % self.block:
             raise RecipeError(
                 f"'fisher_block_size' {self.fisher_block} is no multiple of {self.block}, as pattern "
                 f"'{self.pattern}' needs; take 32"
             )
+
+    @property
+    def dampening_value(self) -> float:
+        """`relative_dampening` where it is given, else λ."""
+        if self.relative_dampening is not None:
+            return self.relative_dampening
+        return DAMPENING if self.dampening is None else self.dampening
 
     @property
     def block(self) -> int:
@@ -286,23 +318,71 @@ class FastStage:
 
 @dataclass(frozen=True)
 class QuantizeStage:
-    """INT8 weights, embeddings and run-time activations; trained when `training.epochs` is above 0."""
+    """INT8 weights, embeddings and activations; trained when `training.epochs` is above 0."""
 
-    attention: Attention = field(
-        default="int8",
+    attention: Attention | None = field(
+        default=None,
         metadata=about(
-            "Whether training simulates the products inside attention in INT8 or leaves them float."
+            "Whether training simulates the products inside attention in INT8 or leaves them float; "
+            "default: int8, with static activations float, as runtimes with static ranges compute them."
         ),
     )
     training: Training = field(
         default_factory=lambda: Training(epochs=2, learning_rate=3e-5, weight_decay=0.0)
     )
     distillation: Distillation = field(default_factory=Distillation)
+    activations: Activations = field(
+        default="dynamic",
+        metadata=about(
+            "Ranges of what linear layers take: found for each token at run time, or one a tensor, static, "
+            "with static ones for what they give too."
+        ),
+    )
+    calibration: Calibration | None = field(
+        default=None,
+        metadata=about(
+            "How static ranges are found: extremes, percentiles, least squared error (the default), or "
+            "learned in training from there."
+        ),
+    )
+    calibration_examples: int | None = bounded(
+        None, AT_LEAST_ONE, f"Training examples that show static ranges; default: {CALIBRATION_EXAMPLES}."
+    )
     kind: Literal["quantize"] = "quantize"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.activations == "dynamic":
+            for key in ("calibration", "calibration_examples"):
+                if getattr(self, key) is not None:
+                    raise RecipeError(f"'{key}' needs 'activations: static'; add that or leave it out")
+        elif self.attention == "int8":
+            raise RecipeError(
+                "'attention: int8' needs 'activations: dynamic': no runtime has it with static ranges; "
+                "take 'attention: float'"
+            )
+        if self.calibration == "learned" and not self.training.epochs:
+            raise RecipeError("'calibration: learned' needs 'training' of more than 0 epochs; or take 'mse'")
+
+    @property
+    def products(self) -> Attention:
+        """How the products inside attention are simulated."""
+        return self.attention or ("int8" if self.activations == "dynamic" else "float")
+
+    @property
+    def method(self) -> Calibration | None:
+        """How static ranges are found; None: there are none."""
+        return None if self.activations == "dynamic" else self.calibration or DEFAULT_CALIBRATION
+
+    @property
+    def examples(self) -> int:
+        """Training examples to calibrate on."""
+        return self.calibration_examples or CALIBRATION_EXAMPLES
 
     @property
     def title(self) -> str:
-        return "INT8, trained" if self.training.epochs else "INT8, post-training"
+        what = "INT8" if self.activations == "dynamic" else "INT8 in static ranges"
+        return f"{what}, trained" if self.training.epochs else f"{what}, post-training"
 
 
 Stage = DropLayersStage | PruneStage | TrainStage | FastStage | QuantizeStage

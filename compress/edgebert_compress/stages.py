@@ -13,7 +13,9 @@ from torch import nn
 
 from edgebert_compress import checkpoint as checkpoints
 from edgebert_compress import distributed, quantize
+from edgebert_compress.activation_ranges import StaticActivations
 from edgebert_compress.architecture import layer_list, prunable_parameters
+from edgebert_compress.calibration import calibrate, check_examples
 from edgebert_compress.checkpoint import Checkpoint, CompressionRecord
 from edgebert_compress.data import Progress, TokenizedDataset
 from edgebert_compress.errors import CheckpointError
@@ -44,7 +46,8 @@ class StageFacts:
     """What a stage did.
 
     `sparsity`: share of zeros over all prunable weights. `sparsity_curve`: (training step, share of zeros
-    over the tensors that the stage prunes) after each pruning step. `metric_curve`: (training steps done,
+    over the tensors that the stage prunes) after each pruning step. `dampening_curve`: (training step,
+    smallest and largest λ of a tensor) of each Fisher estimate. `metric_curve`: (training steps done,
     value) of `evaluate` at the end of each epoch and after each pruning step. `seconds`: wall-clock time.
     `fast`: what the fast path kept and how it scaled the rest (`KcmFacts`), None for other stages.
     """
@@ -62,6 +65,7 @@ class StageFacts:
     quantized_tensors: int
     metric_curve: tuple[tuple[int, float], ...] = ()
     fast: dict[str, Any] | None = None
+    dampening_curve: tuple[tuple[int, float, float], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -82,6 +86,11 @@ class StageFacts:
             "quantized_tensors": self.quantized_tensors,
             "metric_curve": [list(point) for point in self.metric_curve],
             **({} if self.fast is None else {"fast": self.fast}),
+            **(
+                {"dampening_curve": [list(point) for point in self.dampening_curve]}
+                if self.dampening_curve
+                else {}
+            ),
         }
 
 
@@ -95,7 +104,9 @@ class _Result:
     kept: tuple[int, ...]
     sparsity_curve: tuple[tuple[int, float], ...] = ()
     quantized: dict[str, Int8Tensor] | None = None
+    static: StaticActivations | None = None
     fast: KcmFacts | None = None
+    dampening_curve: tuple[tuple[int, float, float], ...] = ()
 
 
 def run_drop(loaded: Checkpoint, stage: DropLayersStage, job: Job) -> _Result:
@@ -127,7 +138,14 @@ def run_prune(
     facts = train_model(loaded.model, stage.training, job, pruner, phase="prune")
     patterns = {name: row["pattern"] for name, row in record.sparsity.items()}
     patterns |= dict.fromkeys(pruner.pruned, stage.pattern)
-    return _Result(facts, pruner.masks, patterns, record.layers_kept, tuple(pruner.curve))
+    return _Result(
+        facts,
+        pruner.masks,
+        patterns,
+        record.layers_kept,
+        tuple(pruner.curve),
+        dampening_curve=tuple(pruner.dampening_curve),
+    )
 
 
 def run_fast(loaded: Checkpoint, stage: FastStage, job: Job) -> _Result:
@@ -154,14 +172,33 @@ def run_train(loaded: Checkpoint, stage: TrainStage | QuantizeStage, job: Job) -
     record = _record(loaded)
     masks = checkpoints.masks_of(loaded)
     patterns = {name: row["pattern"] for name, row in record.sparsity.items()}
+    method = stage.method if isinstance(stage, QuantizeStage) else None
     if isinstance(stage, QuantizeStage):
-        quantize.prepare(loaded.model, stage.attention)
+        quantize.prepare(loaded.model, stage.products)
+        if method is not None:
+            calibrate(
+                loaded.model,
+                method,
+                job.task,
+                job.data,
+                examples=stage.examples,
+                seed=job.seed,
+                progress=job.progress,
+            )
     holding = Holding(prunable_parameters(loaded.model), masks)
     facts = train_model(
         loaded.model, stage.training, job, holding, phase=stage.kind, new_head=loaded.new_head
     )
     quantized = quantize.export(loaded.model) if isinstance(stage, QuantizeStage) else None
-    return _Result(facts, masks, patterns, record.layers_kept, quantized=quantized)
+    static = None if method is None else StaticActivations(method, quantize.static_ranges(loaded.model))
+    return _Result(facts, masks, patterns, record.layers_kept, quantized=quantized, static=static)
+
+
+def check_stages(stages: Sequence[Stage], train: TokenizedDataset) -> None:
+    """What the last stage would find only after hours. Raises TrainingError."""
+    for stage in stages:
+        if isinstance(stage, QuantizeStage) and stage.method is not None:
+            check_examples(train, stage.examples)
 
 
 def run_stage(
@@ -239,13 +276,14 @@ def run_stage(
         sparsity={name: {"pattern": pattern} for name, pattern in result.patterns.items()},
     )
     if distributed.world()[0] == 0:
-        attention = stage.attention if isinstance(stage, QuantizeStage) else "float"
+        attention = stage.products if isinstance(stage, QuantizeStage) else "float"
         checkpoints.save(
             Checkpoint(loaded.model.to("cpu"), finished),
             checkpoint,
             out,
             quantized=result.quantized,
             attention=attention,
+            static=result.static,
         )
     distributed.least(0)  # the others wait until it is written
     return facts
@@ -293,4 +331,5 @@ def _facts(stage: Stage, model: nn.Module, result: _Result, distilled: bool) -> 
         quantized_tensors=len(result.quantized or ()),
         metric_curve=training.metric_curve,
         fast=None if result.fast is None else result.fast.figures(),
+        dampening_curve=result.dampening_curve,
     )

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,7 +18,7 @@ from edgebert_compress.architecture import HEAD_PREFIXES
 from edgebert_compress.data import Progress, TokenizedDataset, batch_order, silent
 from edgebert_compress.errors import TrainingError
 from edgebert_compress.masks import Masks, apply_masks
-from edgebert_compress.recipe import Distillation, Training
+from edgebert_compress.recipe import Distillation, MatmulPrecision, Training
 from edgebert_compress.resume import Note, Snapshot, SnapshotFolder
 from edgebert_compress.schedule import learning_rate
 from edgebert_compress.tasks import Batch, TrainingTask
@@ -146,6 +147,17 @@ def optimizer(model: nn.Module, training: Training, head_rate: float = 1.0) -> t
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
 
+@contextmanager
+def matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
+    """torch.set_float32_matmul_precision for a while: a setting of the whole process."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 class Run:
     """One training under way: everything that a step changes, so that a snapshot can hold it."""
 
@@ -153,6 +165,7 @@ class Run:
         self, model: Any, training: Training, job: Job, hooks: Hooks, loss: Distiller, head_rate: float
     ) -> None:
         self.model, self.job, self.hooks, self.loss = model, job, hooks, loss
+        self.precision = training.matmul_precision
         self.adam = optimizer(model, training, head_rate)
         self.order = Batches(job.data, training.batch_size, job.seed)
         self.total = step_count(job.data, training)
@@ -183,8 +196,9 @@ class Run:
         part = distributed.my_part(indices)
         self.model.train()
         if part:
-            loss = self._loss(part, draw)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with matmul_precision(self.precision):
+                loss = self._loss(part, draw)
+                loss.backward()  # type: ignore[no-untyped-call]
             self.recent.append(loss.item())
         distributed.average_gradients(list(self.model.parameters()), len(part) / len(indices))
         if part:

@@ -114,6 +114,7 @@ def make_plan(prepared: Prepared, options: CompressOptions) -> Plan:
     """The plan of a run, with estimates. Raises TrainingError where the memory budget is too small."""
     from edgebert_compress.loading import load_model
     from edgebert_compress.quantize import prepare as simulate_int8
+    from edgebert_compress.stages import check_stages
     from edgebert_compress.tasks import get_task
 
     model, data, recipe = prepared.model, prepared.data, prepared.recipe
@@ -123,6 +124,7 @@ def make_plan(prepared: Prepared, options: CompressOptions) -> Plan:
         prepared.task.tokenize(tokenizer, part, data.labels, data.max_length)
         for part in (data.train, data.evaluation)
     ]
+    check_stages(recipe.stages, tokenized[0])
     task = get_task(options.task)
     network, fresh = load_model(model.folder, task.name, data.labels, new_head=model.new_head)
     task.check(tokenized[0], network)
@@ -135,7 +137,7 @@ def make_plan(prepared: Prepared, options: CompressOptions) -> Plan:
     for stage in recipe.stages:
         layers = len(kept_layers(stage, layers))
         if stage.kind == "quantize" and stage.training.epochs:
-            simulate_int8(network, stage.attention)
+            simulate_int8(network, stage.products)
         stages.append(_stage_plan(clock, stage, sizes, layers / model.layers, layers, tokenized[1], options))
     teacher = "the model itself"
     if options.teacher is not None:
@@ -259,24 +261,31 @@ def _fisher(
     return stage.steps * stage.recomputations * once, plan.peak_bytes, f"pruning: weights, {plan}"
 
 
+def _counted(count: float, noun: str) -> str:
+    number = f"{count:g}" if isinstance(count, float) else str(count)
+    return f"{number} {noun}{'' if count == 1 else 's'}"
+
+
 def plan_lines(plan: Plan, duration: Callable[[float], str], size: Callable[[int], str]) -> list[str]:
     """The plan in words, one line a fact."""
     lines = [
-        f"{plan.model}, {plan.task}: {plan.rows} training and {plan.evaluation_rows} evaluation rows "
-        f"of up to {plan.max_length} tokens" + (f", {plan.labels} labels" if plan.labels else ""),
+        f"{plan.model}, {plan.task}: {_counted(plan.rows, 'training row')} and "
+        f"{_counted(plan.evaluation_rows, 'evaluation row')} of up to {plan.max_length} tokens"
+        + (f", {plan.labels} labels" if plan.labels else ""),
         f"recipe '{plan.recipe}'; teacher: {plan.teacher}",
     ]
     for number, stage in enumerate(plan.stages, 1):
         lines.append(
-            f"{number}. {stage.title}: {stage.epochs:g} epochs, {stage.steps} steps, {stage.layers} layers, "
-            f"about {duration(stage.seconds)}, {size(stage.memory_bytes)} ({stage.memory})"
+            f"{number}. {stage.title}: {_counted(stage.epochs, 'epoch')}, {_counted(stage.steps, 'step')}, "
+            f"{_counted(stage.layers, 'layer')}, about {duration(stage.seconds)}, "
+            f"{size(stage.memory_bytes)} ({stage.memory})"
         )
         shown = stage.pruning
         if len(shown) > 12:
             shown = (*shown[:6], *shown[-5:])
         for place, point in enumerate(shown):
             if len(stage.pruning) > 12 and place == 6:
-                lines.append(f"     … {len(stage.pruning) - len(shown)} steps between")
+                lines.append(f"     … {_counted(len(stage.pruning) - len(shown), 'step')} between")
             lines.append(f"     step {point.step}, epoch {point.epoch:g}: {point.sparsity:.1%} zeros")
     lines.append(f"in all about {duration(plan.seconds)}, at most {size(plan.memory_bytes)} of memory")
     return lines

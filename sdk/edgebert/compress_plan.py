@@ -143,7 +143,7 @@ def prepare(options: CompressOptions) -> Prepared:
         model = replace(model, labels=None, new_head=True)
     if options.teacher is not None and not (options.teacher / "config.json").is_file():
         raise ModelError(f"no teacher at '{options.teacher}'; give the folder of a fine-tuned model")
-    _check_stages(recipe, model)
+    _check_stages(recipe, model, options)
     train, evaluation = _examples(options, task, "train"), _examples(options, task, "validation")
     labels = label_set(train, evaluation) if options.task == CLASSIFICATION else task.labels(train)
     if model.labels:
@@ -190,29 +190,48 @@ def _check_device(device: str) -> None:
         raise UsageError(f"--device is {device}, but PyTorch sees no GPU; take cpu")
 
 
-def _check_stages(recipe: Recipe, model: SourceModel) -> None:
+def _check_stages(recipe: Recipe, model: SourceModel, options: CompressOptions) -> None:
     """What a recipe asks of this very model, before any data is read. Raises RecipeError and ModelError."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
     from edgebert_compress.architecture import prunable_parameters
+    from edgebert_compress.freezing import check_pruned, frozen_names
     from edgebert_compress.masks import check_block
     from edgebert_compress.pruner import chosen_tensors
 
-    config = AutoConfig.from_pretrained(model.folder)
     layers = model.layers
+    if options.teacher is None and model.labels is None and recipe.fine_tune.frozen:
+        frozen_names(_parameter_names(_without_values(model, options.task, layers)), recipe.fine_tune.frozen)
     for stage in recipe.stages:
         layers = len(kept_layers(stage, layers))
+        frozen = stage.training.frozen
+        if stage.kind != "prune" and not frozen:
+            continue
+        network = _without_values(model, options.task, layers)
+        frozen_names(_parameter_names(network), frozen)
         if stage.kind != "prune":
             continue
-        config.num_hidden_layers = layers
-        with torch.device("meta"):  # names and shapes only
-            network: Any = torch.nn.Module()
-            network.config = config
-            setattr(network, config.model_type, AutoModel.from_config(config))
         tensors = chosen_tensors(prunable_parameters(network), stage.tensors)
         for name, value in tensors.items():
             check_block(name, value, stage.block)
+        if stage.method == "obert":
+            check_pruned(tensors, frozen)
+
+
+def _without_values(model: SourceModel, task: str, layers: int) -> Any:
+    """The model with `layers` layers and the task's head: names and shapes only, which takes no memory."""
+    import torch
+    import transformers
+
+    from edgebert_compress.architecture import HEADS
+    from edgebert_compress.tasks import get_task
+
+    config = transformers.AutoConfig.from_pretrained(model.folder)
+    config.num_hidden_layers = layers
+    with torch.device("meta"):
+        return getattr(transformers, HEADS[get_task(task).name]).from_config(config)
+
+
+def _parameter_names(network: Any) -> list[str]:
+    return [name for name, _ in network.named_parameters()]
 
 
 def kept_layers(stage: Stage, depth: int) -> tuple[int, ...]:

@@ -194,9 +194,10 @@ def compress(
     they train together, and all get the same chain.
     """
     from edgebert_compress import distributed
+    from edgebert_compress.stages import check_stages
     from edgebert_compress.tasks import get_task
 
-    distributed.start_if_launched()
+    distributed.start_if_launched(device)
     follow = distributed.world()[0] > 0
     if follow:  # one process of several does the talking
         reporter = SilentReporter()
@@ -207,6 +208,7 @@ def compress(
         kind.tokenize(tokenizer, examples, data.labels, data.max_length)
         for examples in (data.train, data.evaluation)
     )
+    check_stages(recipe.stages, train)
     hashes = data_hash(data.train), data_hash(data.evaluation)
     chain = _Chain(kind, training, data, train, evaluation, hashes, store, seed, reporter)
     if teacher is None:

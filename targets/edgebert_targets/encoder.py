@@ -43,12 +43,36 @@ def shape_of(weight: Weight) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Range:
+    """What the int8 number q of a tensor stands for: scale * (q - zero_point)."""
+
+    scale: float  # a float32, normal and > 0
+    zero_point: int  # in [-128, 127]
+
+
+@dataclass(frozen=True)
+class StaticRanges:
+    """Of a linear layer's input and output, one for all tokens, fixed before the model runs."""
+
+    input: Range
+    output: Range
+
+
+@dataclass(frozen=True)
 class Linear:
-    """y = x Wᵀ + b; `weight` [out, in], `bias` float32 [out]; `name` is the checkpoint's module name."""
+    """y = x Wᵀ + b; `weight` [out, in], `bias` float32 [out]; `name` is the checkpoint's module name.
+
+    `ranges`, with an INT8 weight only: x and y are INT8 in these; None: x is quantised at run time.
+    """
 
     name: str
     weight: Weight
     bias: FloatArray
+    ranges: StaticRanges | None = None
+
+    def __post_init__(self) -> None:
+        if self.ranges is not None and not isinstance(self.weight, QuantizedTensor):
+            raise ValueError(f"{self.name}: static ranges need an INT8 weight; leave them out")
 
 
 @dataclass(frozen=True)
@@ -186,6 +210,11 @@ class EncoderSpec:
         return any(isinstance(weight, QuantizedTensor) for weight in self.weights())
 
     @property
+    def static(self) -> bool:
+        """Whether any linear layer has ranges that are fixed before the model runs."""
+        return any(linear.ranges is not None for linear in self.linears())
+
+    @property
     def task(self) -> Task:
         """What the head is for."""
         return TASKS[type(self.head)]
@@ -246,7 +275,7 @@ def with_float_weights(spec: EncoderSpec) -> EncoderSpec:
     """`spec` with every INT8 weight as the float32 values that it stands for."""
 
     def linear(stored: Linear) -> Linear:
-        return replace(stored, weight=as_float(stored.weight))
+        return replace(stored, weight=as_float(stored.weight), ranges=None)
 
     def layer(stored: EncoderLayer) -> EncoderLayer:
         return replace(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgebert_targets.base import TensorFacts
 
+STATIC_NOTE = "linear layers take and give INT8 in static ranges"
 _LAYER = re.compile(r"(?:^|\.)layer\.(\d+)\.")
 
 

@@ -22,14 +22,18 @@ from tests.compress.conftest import tokenized
 from tests.factories import LABELS
 
 
-def pruned(checkpoint: Path, update: obert.Update, tight: bool) -> dict[str, torch.Tensor]:
-    """Masks and weights at 70 %; `tight`: with less memory than one pass over the gradients needs."""
+def pruned(
+    checkpoint: Path, update: obert.Update, tight: bool, relative: bool = False
+) -> dict[str, torch.Tensor]:
+    """Masks, weights and λ at 70 %; `tight`: with less memory than one pass over the gradients needs."""
     torch.manual_seed(0)
     model, _ = load_model(checkpoint, "text-classification", LABELS, new_head=True)
     data = tokenized(checkpoint, 123, seed=0)
     parameters = prunable_parameters(model)
     batches = [list(range(start, start + 3)) for start in range(0, 123, 3)]  # 41: one round is not full
-    config = obert.ObertSettings(4, 16, 41, 1e-4, recomputations=2, update=update)
+    config = obert.ObertSettings(
+        4, 16, 41, 0.1 if relative else 1e-4, recomputations=2, update=update, relative=relative
+    )
     how = obert.plan_step(parameters, config, 1 << 30)
     assert (how.mode, how.passes) == ("streamed", 1)
     memory = how.peak_bytes - 1 if tight else how.peak_bytes
@@ -39,9 +43,15 @@ def pruned(checkpoint: Path, update: obert.Update, tight: bool) -> dict[str, tor
     def source(count: int) -> TaskGradients:
         return TaskGradients(model, TEXT_CLASSIFICATION, data, batches[:count])
 
-    masks = obert.prune(parameters, full_masks(parameters), source, config, 0.7, memory=memory)
-    found = {f"{update} mask {name}": mask for name, mask in masks.items()}
-    return found | {f"{update} weight {name}": value.detach() for name, value in parameters.items()}
+    used: list[list[float]] = []
+    masks = obert.prune(
+        parameters, full_masks(parameters), source, config, 0.7, memory=memory,
+        dampened=lambda found: used.append([found[name] for name in parameters]),
+    )  # fmt: skip
+    found = {f"mask {name}": mask for name, mask in masks.items()}
+    found |= {f"weight {name}": value.detach() for name, value in parameters.items()}
+    found["dampening"] = torch.tensor(used, dtype=torch.float64)
+    return {f"{update}, {relative} {key}": value for key, value in found.items()}
 
 
 def failing_on_the_last_rank(rank: int, size: int) -> bool:
@@ -67,6 +77,8 @@ def main() -> None:
     rank, size = distributed.world()
     assert launched == (size > 1)
     tensors = pruned(checkpoint, "joint", tight=False) | pruned(checkpoint, "summed", tight=True)
+    tensors |= pruned(checkpoint, "joint", tight=False, relative=True)
+    tensors |= pruned(checkpoint, "summed", tight=True, relative=True)
     tensors["failed"] = torch.tensor(failing_on_the_last_rank(rank, size))
     averaged = torch.nn.Parameter(torch.zeros(3))
     if rank == 0:

@@ -47,9 +47,32 @@ def test_a_launch_that_cannot_join_is_a_typed_error(monkeypatch):
         distributed.start_if_launched()
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus", "wanted"),
+    [
+        ("cpu", 2, "gloo"),
+        ("cuda", 2, "nccl"),
+        ("cuda:0", 2, "gloo"),  # both on the same
+        ("cuda", 1, "gloo"),
+        ("cuda", 0, "gloo"),
+    ],
+)
+def test_the_backend_is_that_of_the_device_in_use_on_pretended_gpus(monkeypatch, device, gpus, wanted):
+    asked, chosen = [], []
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, timeout: asked.append(name))
+    assert distributed.start_if_launched(torch.device(device))
+    assert asked == [wanted]
+    assert chosen == ([1] if wanted == "nccl" else [])
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_masks_and_weights_of_one(tmp_path):
-    """Both updates, with and without memory for one pass, to the bit."""
+    """Both updates, λ given and relative, with and without memory for one pass, to the bit."""
     checkpoint = make_checkpoint(tmp_path / "raw", layers=2)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
@@ -70,5 +93,10 @@ def test_two_processes_give_the_masks_and_weights_of_one(tmp_path):
         assert both["averaged"].tolist() == [0.25, 0.5, 1.0]
     assert alone["averaged"].tolist() == [1, 2, 4]
     assert [both["part"].tolist() for both in pair] == [[0, 2, 4], [1, 3]]
-    kept = torch.cat([value.reshape(-1) for name, value in alone.items() if name.startswith("joint mask")])
-    assert abs(float(kept.float().mean()) - 0.3) < 1e-3
+    for relative in (False, True):
+        start = f"joint, {relative} mask"
+        kept = torch.cat([value.reshape(-1) for name, value in alone.items() if name.startswith(start)])
+        assert abs(float(kept.float().mean()) - 0.3) < 1e-3
+        fixed, used = 1e-4, alone[f"summed, {relative} dampening"]
+        assert used.shape == (2, 12)
+        assert bool((used == fixed).all()) is not relative

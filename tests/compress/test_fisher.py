@@ -1,5 +1,7 @@
 """Both sides of the Woodbury identity against numpy's own inverse in float64."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -81,8 +83,14 @@ def test_the_cheaper_side_is_taken():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_gradients_that_are_not_finite_are_refused(kind, bad):
-    with pytest.raises(TrainingError, match=r"inverse of w blows up.*dampening.*1e-4"):
+    with pytest.raises(TrainingError, match=r"gradients of w, or their squares, are not finite"):
         inverse_of(kind, np.array([[1.0, bad, 0.0, 0.0]]), 2, 1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_whose_squares_overflow_are_refused(kind):
+    with pytest.raises(TrainingError, match=r"gradients of w, or their squares, are not finite"):
+        inverse_of(kind, np.full((1, 4), 1e25), 2, 1e-3, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("kind", "rows"), [(WoodburyInverse, 16), (FisherSums, 3)])
@@ -90,8 +98,29 @@ def test_a_dampening_that_makes_the_inverse_blow_up_is_named(kind, rows):
     """Woodbury subtracts from 1/λ until nothing is left; the sums drown λ where the rank is too small."""
     gradients = np.random.default_rng(0).normal(size=(rows, 8))
     inverse_of(kind, gradients, 8, 1e-4, dtype=torch.float32)
-    with pytest.raises(TrainingError, match=r"w blows up at dampening 1e-12 .*1e-4, 1e-5, 1e-6, 1e-7"):
+    with pytest.raises(TrainingError, match=r"w blows up at dampening 1e-12 .*; the mean squared") as caught:
         inverse_of(kind, gradients, 8, 1e-12, dtype=torch.float32)
+    for number in grid_of(caught.value):
+        assert 0.0005 < number / np.mean(gradients**2) < 1.5
+        inverse_of(kind, gradients, 8, number, dtype=torch.float32)
+
+
+def grid_of(error: TrainingError) -> list[float]:
+    """What the message says to try."""
+    found = re.search(r"try 'dampening' (.*) or 'relative_dampening' 0.001, 0.01, 0.1, 1$", str(error))
+    assert found
+    return [float(number) for number in found[1].split(", ")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dampening", [5e-324, 1e-40, 1e39, 1e300])
+def test_a_dampening_whose_inverse_is_no_number_is_named(kind, dampening):
+    gradients = 1e-4 * np.random.default_rng(0).normal(size=(64, 8))
+    message = f"w blows up at dampening {dampening:g} .*1/λ is no float32 number.*try"
+    with pytest.raises(TrainingError, match=message.replace("+", r"\+")):
+        inverse_of(kind, gradients, 8, dampening, dtype=torch.float32)
+    if 1 / dampening < 1e308:
+        inverse_of(kind, gradients, 8, max(dampening, 1e-12))
 
 
 def test_weights_without_gradients_do_not_count_as_a_blow_up():

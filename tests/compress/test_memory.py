@@ -51,8 +51,9 @@ def pruned(how: MemoryPlan, config: ObertSettings, scratch, count: int):
 @pytest.mark.parametrize("update", ["summed", "joint"])
 @pytest.mark.parametrize("block", [1, 2])
 @pytest.mark.parametrize("count", [8, 40])  # both sides of the identity, the second in several chunks
-def test_every_plan_gives_the_same_bits(update, block, count, small_pieces, tmp_path):
-    config = ObertSettings(block, 10, count, 1e-4, update=update)
+@pytest.mark.parametrize(("dampening", "relative"), [(1e-4, False), (0.1, True)])
+def test_every_plan_gives_the_same_bits(update, block, count, dampening, relative, small_pieces, tmp_path):
+    config = ObertSettings(block, 10, count, dampening, update=update, relative=relative)
     wanted, expected, _ = pruned(step_plan("streamed", "memory", 10), config, None, count)
     for mode in ("kept", "replayed"):
         for inverse in ("disk", "again"):

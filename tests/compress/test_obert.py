@@ -213,9 +213,15 @@ def test_a_gradient_that_is_not_finite_names_its_tensor(bad):
         prune_small(passed, ObertSettings(1, 4, 4, 1e-3))
 
 
-def test_a_dampening_that_blows_up_names_its_tensor_and_the_grid():
-    with pytest.raises(TrainingError, match=r"inverse of a blows up at dampening 1e-30 .*1e-4, 1e-5"):
-        prune_small(random_gradients({"a": (2, 8)}, 4, dtype=torch.float32), ObertSettings(1, 4, 4, 1e-30))
+@pytest.mark.parametrize("dampening", [1e-30, 1e-40])
+@pytest.mark.parametrize("count", [4, 40])  # both sides of the identity
+@pytest.mark.parametrize("update", ["summed", "joint", "eliminating"])
+def test_a_dampening_that_blows_up_names_its_tensor_and_the_grid(dampening, count, update):
+    passed = random_gradients({"a": (2, 8)}, count, dtype=torch.float32)
+    passed.stacked["a"][:, :, :4] = passed.stacked["a"][:, :, :1]  # rank 1, which only λ makes invertible
+    message = rf"inverse of a blows up at dampening {dampening:g} .*try 'dampening' \d.* 'relative_dampening'"
+    with pytest.raises(TrainingError, match=message):
+        prune_small(passed, ObertSettings(1, 4, count, dampening, update=update))
 
 
 @pytest.mark.parametrize(

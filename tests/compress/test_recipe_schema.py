@@ -100,6 +100,7 @@ TRAINING = [
     "milestones",
     "step_factor",
     "frozen",
+    "matmul_precision",
     "oops",
 ]
 VALUES = st.one_of(
@@ -108,7 +109,22 @@ VALUES = st.one_of(
     st.integers(-3, 3),
     st.integers(0, 200_000),
     st.sampled_from([0.0, 1.0, 0.5, 0.999, 1.5, -0.1, 1e-9]),
-    st.sampled_from(["obert", "linear", "cosine", "step", "4-block", "half", "int8", "oops", "global"]),
+    st.sampled_from(
+        [
+            "obert",
+            "linear",
+            "cosine",
+            "step",
+            "4-block",
+            "half",
+            "int8",
+            "oops",
+            "global",
+            "medium",
+            "static",
+            "mse",
+        ]
+    ),
     st.lists(st.integers(0, 2), max_size=2),
     st.lists(st.sampled_from(["*", "a"]), max_size=2),
     st.just({}),
@@ -116,7 +132,7 @@ VALUES = st.one_of(
 # Rules between keys, which no schema of one key can say.
 BETWEEN = (
     "is above", "no multiple of", "must ascend", "says the same", "say the same", "needs 'schedule",
-    "'schedule: step' needs",
+    "'schedule: step' needs", "needs 'activations",
 )  # fmt: skip
 
 
@@ -136,7 +152,11 @@ def test_schema_and_reader_agree_on_every_setting(field, value):
     took = reads(document)
     if took is None or (isinstance(value, float) and value.is_integer() and not took):
         return  # JSON has no way to tell 1.0 from 1; our YAML has
-    if value is None and name not in ("keep", "drop", "tensors", "fisher_block_size"):
+    optional = (
+        "keep", "drop", "tensors", "fisher_block_size", "dampening", "relative_dampening",
+        "attention", "calibration", "calibration_examples",
+    )  # fmt: skip
+    if value is None and name not in optional:
         assert not took
         return
     assert fits(document, recipe_schema()) == took, (document, took)

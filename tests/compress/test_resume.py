@@ -86,6 +86,10 @@ STAGES = {
     "prune": PRUNE,
     "drop-layers": DropLayersStage(keep=(1,), training=SHORT),
     "quantize": QuantizeStage(training=SHORT),
+    "static": QuantizeStage(training=SHORT, activations="static", calibration="mse", calibration_examples=20),
+    "learned": QuantizeStage(
+        training=SHORT, activations="static", calibration="learned", calibration_examples=20
+    ),
 }
 
 
@@ -97,7 +101,8 @@ def metric(model):
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_killed_in_training_it_goes_on(source, tmp_path, kind):
-    stage, phase = STAGES[kind], {"drop-layers": "drop layers"}.get(kind, kind)
+    stage = STAGES[kind]
+    phase = {"drop-layers": "drop layers"}.get(stage.kind, stage.kind)
     plain = stage_run(source, tmp_path / "plain", stage, None, evaluate=metric)
 
     def child(progress):

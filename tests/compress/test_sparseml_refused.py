@@ -36,7 +36,11 @@ from tests.compress.sparseml_recipes import GRADUAL, PRUNE, RANGE, read
         (PRUNE.replace("__ALL_PRUNABLE__", "['re:(a+)+(b+)+(c*)*x']"), 4, ["too long"]),
         (PRUNE + PRUNE.replace("0.5", "0.6"), 10, ["same time", "line 3"]),
         (PRUNE + "  - !QuantizationModifier\n    start_epoch: 3\n", 11, ["start_epoch: 3", "pruning ends"]),
-        ("  - !QuantizationModifier\n    quantize_embeddings: 0\n", 4, ["quantize_embeddings"]),
+        (
+            "  - !QuantizationModifier\n    quantize_embeddings: 0\n",
+            4,
+            ["quantize_embeddings: 0", "leaves the embeddings float", "set it to 1"],
+        ),
         ("  - !QuantizationModifier\n    weight_bits: 4\n", 4, ["weight_bits: 4", "INT8"]),
         ("  - !QuantizationModifier\n    scheme: {weights: {num_bits: 4}}\n", 4, ["scheme", "4 bits"]),
         ("  - !QuantizationModifier\n    ignore: [classifier]\n", 4, ["ignore", "classifier"]),

@@ -10,9 +10,10 @@ from transformers import AutoModel
 from edgebert_compress.checkpoint import load
 from edgebert_compress.data import TokenizedDataset, batch_order, collate, silent
 from edgebert_compress.loading import load_model
-from edgebert_compress.recipe import FineTuneStage
-from edgebert_compress.trainer import fine_tune, predict_logits
-from edgebert_compress.training_run import Batches, optimizer
+from edgebert_compress.recipe import FineTuneStage, Training
+from edgebert_compress.tasks import TEXT_CLASSIFICATION
+from edgebert_compress.trainer import fine_tune, predict_logits, train_model
+from edgebert_compress.training_run import Batches, Job, optimizer
 from tests.compress.conftest import tokenized
 from tests.factories import LABELS, make_checkpoint
 
@@ -101,6 +102,21 @@ def test_only_a_new_head_learns_faster(task):
     assert {group["peak"] for group in optimizer(model, FineTuneStage(learning_rate=1e-4)).param_groups} == {
         1e-4
     }
+
+
+def test_only_training_steps_may_multiply_less_precisely(task):
+    model = load(task.teacher).model
+    used = {True: set(), False: set()}  # in training, in the measurement after it
+    model.register_forward_hook(lambda m, *_: used[m.training].add(torch.get_float32_matmul_precision()))
+
+    def measure(trained):
+        predictions = trained(**TEXT_CLASSIFICATION.collate(trained, task.held_out, [0]).inputs)
+        return float(predictions.logits.sum())
+
+    job = Job(TEXT_CLASSIFICATION, task.held_out, evaluate=measure)
+    train_model(model, Training(epochs=1, batch_size=64, matmul_precision="medium"), job)
+    assert used == {True: {"medium"}, False: {"highest"}}
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_random_state_of_the_caller_is_left_alone(task, tmp_path):

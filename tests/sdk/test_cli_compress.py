@@ -131,7 +131,8 @@ def test_a_dry_run_plans_and_writes_nothing(files, tmp_path, capsys):
     assert any("estimates" in note for note in plan["notes"])
     assert run(args(files, out, "--dry-run")) == 0
     printed = capsys.readouterr().out
-    assert "prune 75% 4-block (obert): 2 epochs, 8 steps, 1 layers" in printed
+    assert "prune 75% 4-block (obert): 2 epochs, 8 steps, 1 layer, " in printed
+    assert "1 pass over the gradients, 1 shard, " in printed
     assert "step 2, epoch 0.5: 69.4% zeros" in printed
 
 
@@ -153,6 +154,24 @@ def test_pruning_steps_over_epochs():
         ("{kind: prune, tensors: ['*.nothing']}", errors.EXIT_RECIPE, ["'*.nothing'", "matches none"]),
         ("{kind: prune, pattern: 32-block}", 0, []),
         ("{kind: drop-layers, keep: [0, 7]}", errors.EXIT_RECIPE, ["layer 7", "2 layers"]),
+        (
+            "{kind: train, training: {frozen: ['*.nothing']}}",
+            errors.EXIT_RECIPE,
+            ["'*.nothing'", "matches none"],
+        ),
+        ("{kind: train, training: {frozen: ['*']}}", errors.EXIT_RECIPE, ["'frozen' matches all", "learn"]),
+        ("{kind: train, training: {frozen: ['classifier.*', '*.layer.1.*']}}", 0, []),
+        (
+            "{kind: prune, training: {frozen: ['*.layer.0.*']}}",
+            errors.EXIT_RECIPE,
+            ["bert.encoder.layer.0.attention.self.query.weight", "which oBERT prunes"],
+        ),
+        ("{kind: prune, method: magnitude, training: {frozen: ['*.layer.0.*']}}", 0, []),
+        (
+            "{kind: prune, dampening: 1.0e-7, relative_dampening: 0.1}",
+            errors.EXIT_RECIPE,
+            ["line 2", "'dampening' and 'relative_dampening' say the same thing twice"],
+        ),
     ],
 )
 def test_what_a_recipe_asks_of_the_model_is_checked_first(files, tmp_path, capsys, stage, code, words):
@@ -163,6 +182,14 @@ def test_what_a_recipe_asks_of_the_model_is_checked_first(files, tmp_path, capsy
     for word in words:
         assert word in message
     assert message.count("\n") == (1 if code else 0)
+
+
+def test_what_the_teacher_s_training_freezes_is_checked_where_one_is_made(files, tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text("fine_tune: {frozen: ['*.nothing']}\nstages:\n- {kind: train}\n")
+    given = args(files, tmp_path / "out", "--dry-run", recipe=str(tmp_path / "r.yaml"))
+    assert run([*given, "--new-head"]) == errors.EXIT_RECIPE
+    assert "'frozen' has '*.nothing', which matches none" in capsys.readouterr().err
+    assert run(given) == 0
 
 
 def test_a_block_that_does_not_divide_a_row_is_named(files, tmp_path, capsys):

@@ -237,7 +237,12 @@ def read_quantization(
         start, first = min(begin, end), fields
         for key in ("activation_bits", "weight_bits", "num_bits"):
             fields.expect(key, (8,), "has no equivalent; weights and activations are INT8")
-        fields.expect("quantize_embeddings", (True,), "has no equivalent; the embeddings are always INT8")
+        fields.expect(
+            "quantize_embeddings",
+            (True,),
+            "leaves the embeddings float, which has no equivalent: every package holds them in INT8; "
+            "set it to 1 or take it out",
+        )
         for key in (
             "quantize_linear_activations",
             "quantize_embedding_activations",

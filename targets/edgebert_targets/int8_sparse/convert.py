@@ -117,6 +117,11 @@ def engine_linears(spec: EncoderSpec) -> dict[str, Linear]:
 
 def _check_limits(spec: EncoderSpec) -> None:
     """Raise UnsupportedModelError for what the engine does not run."""
+    if spec.static:
+        raise UnsupportedModelError(
+            "the checkpoint has static ranges, the engine quantises inputs at run time; quantise with"
+            " `activations: dynamic`, or use the target x86 or arm64"
+        )
     sizes = {shape_of(layer.intermediate.weight)[0] for layer in spec.layers}
     widths = (spec.hidden_size, spec.max_length, spec.embeddings.word_shape[1], *sizes)
     if len(sizes) != 1 or max(widths) > MAX_WIDTH:

@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgebert_targets.encoder import FloatArray
+from edgebert_targets.encoder import FloatArray, Range
 from edgebert_targets.errors import UnsupportedModelError
 from edgebert_targets.litert_arm64.operators import ALLOWED_OPS
 from edgebert_targets.litert_arm64.signature import length_of
@@ -44,11 +44,26 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
 
 
 class _SharedScales(schema.QuantizationParametersT):  # type: ignore[misc]
-    """Scales that every subgraph's tensor points to: they are written once."""
+    """Symmetric scales that every subgraph's tensor points to: they are written once.
+
+    `zeros` holds the place of the zero points, 8 bytes each, for as many rows: all tensors share them.
+    """
+
+    def __init__(self, scale: FloatArray, zeros: dict[int, int]) -> None:
+        super().__init__(scale=scale)
+        self._zeros = zeros
+        self._offset = 0
 
     def Pack(self, builder: Any) -> int:
-        if not hasattr(self, "_offset"):
-            self._offset = int(super().Pack(builder))
+        if not self._offset:
+            rows = len(self.scale)
+            if rows not in self._zeros:
+                self._zeros[rows] = builder.CreateNumpyVector(np.zeros(rows, np.int64))
+            scale = builder.CreateNumpyVector(self.scale)
+            schema.QuantizationParametersStart(builder)
+            schema.QuantizationParametersAddScale(builder, scale)
+            schema.QuantizationParametersAddZeroPoint(builder, self._zeros[rows])
+            self._offset = int(schema.QuantizationParametersEnd(builder))
         return self._offset
 
 
@@ -67,6 +82,7 @@ class ModelWriter:
         )
         self._buffers: dict[str, int] = {}
         self._scales: dict[str, _SharedScales] = {}
+        self._zeros: dict[int, int] = {}
         self._codes: dict[tuple[int, int], int] = {}
 
     def buffer(self, name: str, value: NDArray[Any]) -> int:
@@ -80,9 +96,7 @@ class ModelWriter:
     def scales(self, name: str, scale: FloatArray) -> _SharedScales:
         """Symmetric quantisation of the tensor `name`, one scale a row, stored once."""
         if name not in self._scales:
-            self._scales[name] = _SharedScales(
-                scale=scale.tolist(), zeroPoint=[0] * len(scale), quantizedDimension=0
-            )
+            self._scales[name] = _SharedScales(scale, self._zeros)
         return self._scales[name]
 
     def operator_code(self, builtin: int, version: int) -> int:
@@ -134,6 +148,7 @@ class GraphWriter:
         self._model = model
         self.graph = schema.SubGraphT(tensors=[], inputs=[], outputs=[], operators=[], name=name)
         self._constants: dict[str, int] = {}
+        self._integers: dict[tuple[int, Range], int] = {}
         self.module = ""  # of the checkpoint, whose operators are being added
 
     def shape(self, tensor: int) -> tuple[int, ...]:
@@ -146,8 +161,25 @@ class GraphWriter:
         """A tensor computed at run time (or an input)."""
         return self._append(name or f"value/{len(self.graph.tensors)}", shape, dtype, 0, None)
 
+    def integers(self, shape: Sequence[int], stands_for: Range) -> int:
+        """An int8 tensor computed at run time."""
+        quantization = schema.QuantizationParametersT(
+            scale=[stands_for.scale], zeroPoint=[stands_for.zero_point]
+        )
+        return self._append(f"value/{len(self.graph.tensors)}", shape, "int8", 0, quantization)
+
+    def quantized(self, tensor: int, stands_for: Range) -> int:
+        """The int8 tensor that a QUANTIZE makes of a float one, appended on first use."""
+        key = (tensor, stands_for)
+        if key not in self._integers:
+            output = self.integers(self.shape(tensor), stands_for)
+            self._integers[key] = self.operator(
+                schema.BuiltinOperator.QUANTIZE, [tensor], output, schema.QuantizeOptionsT()
+            )
+        return self._integers[key]
+
     def constant(self, name: str, value: NDArray[Any], scale: FloatArray | None = None) -> int:
-        """A stored tensor; `scale` makes it INT8 quantised symmetrically, one scale a row."""
+        """A stored tensor; `scale` says that its integers are quantised symmetrically, one scale a row."""
         if name not in self._constants:
             quantization = None if scale is None else self._model.scales(name, scale)
             buffer = self._model.buffer(name, value)

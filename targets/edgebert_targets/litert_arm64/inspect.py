@@ -5,8 +5,9 @@ The runtime's own loader trusts offsets in the file, so every file is walked her
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from edgebert_targets.answers import OUTPUT_NAMES, TOKEN_TASKS
 from edgebert_targets.base import ArtifactFacts, InputFacts
-from edgebert_targets.encoder import FloatArray, Task
+from edgebert_targets.encoder import FloatArray, Range, StaticRanges, Task
 from edgebert_targets.errors import ArtifactError, MissingExtraError, one_line
-from edgebert_targets.facts import quantized_share, tensor_facts
+from edgebert_targets.facts import STATIC_NOTE, quantized_share, tensor_facts
 from edgebert_targets.inputs import InputLimits
 from edgebert_targets.litert_arm64.operators import ALLOWED_OPS, INT8_VERSIONS
 from edgebert_targets.litert_arm64.signature import NOTE_NAME, length_of
@@ -34,7 +35,8 @@ FILE_IDENTIFIER = b"TFL3"
 class StoredModel:
     """What the file holds: `inputs` of every signature, `arrays` and `scales` by tensor name.
 
-    `ops` counts over all signatures.
+    `ranges` of the layers that take and give INT8, by the name of their weights. `ops` counts over all
+    signatures.
     """
 
     task: Task
@@ -44,6 +46,7 @@ class StoredModel:
     ops: Mapping[str, int]
     arrays: Mapping[str, NDArray[Any]]
     scales: Mapping[str, FloatArray]
+    ranges: Mapping[str, StaticRanges]
     note: str
 
 
@@ -89,6 +92,7 @@ def _walk(schema: Any, data: bytes) -> StoredModel:
     ops: Counter[str] = Counter()
     arrays: dict[str, NDArray[Any]] = {}
     scales: dict[str, FloatArray] = {}
+    ranges: dict[str, StaticRanges] = {}
     lengths: list[int] = []
     inputs: set[str] = set()
     tasks: set[Task] = set()
@@ -114,6 +118,9 @@ def _walk(schema: Any, data: bytes) -> StoredModel:
         }
         tasks.add(_task(outputs, length))
         ops.update(_operators(schema, root, graph, tensors))
+        for name, found in _static_ranges(schema, root, graph, tensors):
+            if ranges.setdefault(name, found) != found:
+                raise ArtifactError(f"'{name}' has other ranges in signature {length} than before")
         for tensor in tensors:
             _read_tensor(root, tensor, type_names, arrays, scales)
     unknown = sorted(set(ops) - ALLOWED_OPS)
@@ -131,6 +138,7 @@ def _walk(schema: Any, data: bytes) -> StoredModel:
         dict(sorted(ops.items())),
         arrays,
         scales,
+        ranges,
         _note(root),
     )
 
@@ -163,6 +171,31 @@ def _operators(schema: Any, root: Any, graph: Any, tensors: Sequence[Any]) -> li
             raise ArtifactError(f"{name} has version {code.Version()}, which old runtimes get wrong")
         found.append(name)
     return found
+
+
+def _static_ranges(
+    schema: Any, root: Any, graph: Any, tensors: Sequence[Any]
+) -> Iterator[tuple[str, StaticRanges]]:
+    """Name of the weights, and ranges of input and output, of each layer whose input is INT8."""
+    for k in range(graph.OperatorsLength()):
+        operator = graph.Operators(k)
+        code = root.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
+        if code != schema.BuiltinOperator.FULLY_CONNECTED:
+            continue
+        x, weight, y = (tensors[i] for i in (operator.Inputs(0), operator.Inputs(1), operator.Outputs(0)))
+        if x.Type() == schema.TensorType.INT8:
+            yield _text(weight.Name()), StaticRanges(_range(x), _range(y))
+
+
+def _range(tensor: Any) -> Range:
+    """Of an INT8 tensor that is computed at run time."""
+    quantization = tensor.Quantization()
+    if quantization is None or (quantization.ScaleLength(), quantization.ZeroPointLength()) != (1, 1):
+        raise ArtifactError(f"'{_text(tensor.Name())}' has not one scale and zero point")
+    scale, zero_point = float(quantization.Scale(0)), int(quantization.ZeroPoint(0))
+    if not 0 < scale < math.inf or not -128 <= zero_point <= 127:
+        raise ArtifactError(f"'{_text(tensor.Name())}' has scale {scale} and zero point {zero_point}")
+    return Range(scale, zero_point)
 
 
 def _task(outputs: Mapping[str, tuple[int, ...]], length: int) -> Task:
@@ -246,6 +279,10 @@ def facts_of(model: Path) -> ArtifactFacts:
         lengths=stored.lengths,
         cpu_architectures=("aarch64",),
         cpu_features_any=(),
-        notes=("runs on x86-64 LiteRT too", *([stored.note] if stored.note else [])),
+        notes=(
+            "runs on x86-64 LiteRT too",
+            *([STATIC_NOTE] if stored.ranges else []),
+            *([stored.note] if stored.note else []),
+        ),
         task=stored.task,
     )

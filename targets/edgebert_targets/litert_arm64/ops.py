@@ -8,6 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgebert_targets.encoder import Activation, LayerNorm, Linear, QuantizedTensor, Weight
+from edgebert_targets.integer_layers import integer_layer
 from edgebert_targets.litert_arm64.flatbuffer import GraphWriter
 from edgebert_targets.litert_arm64.operators import INT8_VERSIONS
 
@@ -102,13 +103,25 @@ def activate(graph: GraphWriter, x: int, activation: Activation) -> int:
 
 
 def linear(graph: GraphWriter, x: int, layer: Linear) -> int:
-    """[rows, in] -> [rows, out]; INT8 weights make the runtime quantise x token by token."""
-    weight = _weight(graph, f"{layer.name}.weight", layer.weight)
-    bias = graph.constant(f"{layer.name}.bias", layer.bias)
-    output = graph.tensor([graph.shape(x)[0], len(layer.bias)])
+    """[rows, in] -> [rows, out]; INT8 weights without ranges make the runtime quantise x token by token."""
+    weight, integer = _weight(graph, f"{layer.name}.weight", layer.weight), integer_layer(layer)
+    shape, name = [graph.shape(x)[0], len(layer.bias)], f"{layer.name}.bias"
+    if integer is None:
+        bias, output = graph.constant(name, layer.bias), graph.tensor(shape)
+    else:
+        x = graph.quantized(x, integer.ranges.input)
+        bias = graph.constant(name, integer.bias, integer.bias_scale)
+        output = graph.integers(shape, integer.ranges.output)
     options = schema.FullyConnectedOptionsT(keepNumDims=True)
     version = INT8_VERSIONS["FULLY_CONNECTED"] if isinstance(layer.weight, QuantizedTensor) else 1
-    return graph.operator(_Op.FULLY_CONNECTED, [x, weight, bias], output, options, version)
+    product = graph.operator(_Op.FULLY_CONNECTED, [x, weight, bias], output, options, version)
+    return product if integer is None else dequantized(graph, product)
+
+
+def dequantized(graph: GraphWriter, x: int) -> int:
+    """int8 -> float32"""
+    output, version = graph.tensor(graph.shape(x)), INT8_VERSIONS["DEQUANTIZE"]
+    return graph.operator(_Op.DEQUANTIZE, [x], output, schema.DequantizeOptionsT(), version)
 
 
 def lookup(graph: GraphWriter, ids: int, name: str, table: Weight) -> int:

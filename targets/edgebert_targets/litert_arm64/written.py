@@ -8,6 +8,7 @@ from edgebert_targets.answers import check_first_run
 from edgebert_targets.base import SessionOptions
 from edgebert_targets.encoder import EncoderSpec
 from edgebert_targets.errors import ArtifactError
+from edgebert_targets.integer_layers import integer_layer
 from edgebert_targets.litert_arm64.delegation import delegation
 from edgebert_targets.litert_arm64.inspect import CONSTANT, StoredModel, read_model
 from edgebert_targets.litert_arm64.session import load_interpreter, open_session
@@ -21,14 +22,16 @@ def check_written(spec: EncoderSpec, lengths: tuple[int, ...], model: Path) -> N
     """Raise ArtifactError unless `model` holds `spec` for `lengths`, runs, and runs on XNNPACK.
 
     Checked: every INT8 value and scale is the checkpoint's; no other weight is INT8, and none is float that
-    the checkpoint has as INT8 (alignment and operator versions: `read_model`); XNNPACK takes the graph in one
-    piece; every length answers.
+    the checkpoint has as INT8 (alignment and operator versions: `read_model`); the layers with static ranges
+    are those of the checkpoint, with its ranges and biases; XNNPACK takes the graph in one piece; every
+    length answers.
     """
     try:
         stored = read_model(model)
         if stored.lengths != lengths:
             raise ArtifactError(f"lengths {stored.lengths}, not {lengths}")
         _check_weights(spec, stored)
+        _check_ranges(spec, stored)
         _check_delegation(model, len(spec.layers))
     except ArtifactError as error:
         raise ArtifactError(f"{model}: {error}; report this as a bug") from None
@@ -56,6 +59,24 @@ def _check_weights(spec: EncoderSpec, stored: StoredModel) -> None:
         known = name.partition("[")[0] in floats or name.startswith(CONSTANT)
         if value.dtype == "float32" and value.ndim == 2 and not known:
             raise ArtifactError(f"'{name}' was written as float")
+
+
+def _check_ranges(spec: EncoderSpec, stored: StoredModel) -> None:
+    layers = {f"{linear.name}.weight": linear for linear in spec.linears()}
+    for name, linear in layers.items():
+        if stored.ranges.get(name) != linear.ranges:
+            raise ArtifactError(f"'{name}' has ranges {stored.ranges.get(name)}, not {linear.ranges}")
+        integer, bias = integer_layer(linear), f"{linear.name}.bias"
+        if integer is None:
+            continue
+        values, scale = stored.arrays.get(bias), stored.scales.get(bias)
+        if values is None or scale is None or values.dtype != integer.bias.dtype:
+            raise ArtifactError(f"'{bias}' was not written as {integer.bias.dtype}")
+        if values.tobytes() != integer.bias.tobytes() or scale.tobytes() != integer.bias_scale.tobytes():
+            raise ArtifactError(f"'{bias}' differs from the checkpoint")
+    unknown = sorted(set(stored.ranges) - set(layers))
+    if unknown:
+        raise ArtifactError(f"'{unknown[0]}' takes INT8, and is no layer of the checkpoint")
 
 
 def _check_delegation(model: Path, layers: int) -> None:

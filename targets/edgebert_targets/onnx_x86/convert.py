@@ -19,7 +19,7 @@ from edgebert_targets.encoder import (
 )
 from edgebert_targets.errors import UnsupportedModelError
 from edgebert_targets.onnx_x86.graph import MICROSOFT, Graph
-from edgebert_targets.onnx_x86.heads import activate, write_head
+from edgebert_targets.onnx_x86.heads import activate, add_terms, write_head
 from edgebert_targets.onnx_x86.metadata import Metadata
 from edgebert_targets.onnx_x86.projection import Projected, products_together, project
 
@@ -83,8 +83,7 @@ def _embeddings(graph: Graph, spec: EncoderSpec) -> str:
         total = graph.node("Add", [total, term])
     hidden = _norm(graph, total, tables.norm)
     if tables.projection is not None:
-        projected = project(graph, hidden, tables.projection)
-        hidden = graph.node("Add", [projected.product, projected.bias])
+        hidden = add_terms(graph, project(graph, hidden, tables.projection))
     return hidden
 
 
@@ -111,7 +110,11 @@ def _attention(graph: Graph, heads: int, layer: EncoderLayer, hidden: str, mask:
     """Context vectors [batch, sequence, hidden] before the output projection."""
     parts = (layer.query, layer.key, layer.value)
     name = f"{layer.query.name.rpartition('.')[0]}.query_key_value"
-    bias = graph.constant(f"{name}.bias", np.concatenate([part.bias for part in parts]))
+    # Layers with static ranges have added their biases.
+    biases = [np.zeros_like(part.bias) if part.ranges else part.bias for part in parts]
+    bias = (
+        "" if all(part.ranges for part in parts) else graph.constant(f"{name}.bias", np.concatenate(biases))
+    )
     if any(isinstance(part.weight, QuantizedTensor) for part in parts):
         products = products_together(graph, hidden, parts)
         return graph.node("MultiHeadAttention", [*products, bias, mask], domain=MICROSOFT, num_heads=heads)
@@ -124,7 +127,7 @@ def _attention(graph: Graph, heads: int, layer: EncoderLayer, hidden: str, mask:
 def _add_norm(graph: Graph, projected: Projected, residual: str, norm: LayerNorm) -> str:
     # A Sum, because ONNX Runtime turns Adds here into its SkipLayerNormalization, a scalar loop that costs
     # a quarter of an INT8 model's time; LayerNormalization is vectorised.
-    return _norm(graph, graph.node("Sum", [projected.product, projected.bias, residual]), norm)
+    return _norm(graph, graph.node("Sum", [*projected.terms, residual]), norm)
 
 
 def _norm(graph: Graph, value: str, norm: LayerNorm) -> str:

@@ -10,7 +10,6 @@ from edgebert_targets.encoder import (
     ClassificationHead,
     EmbeddingHead,
     EncoderSpec,
-    Linear,
     QuestionHead,
 )
 from edgebert_targets.onnx_x86.graph import MICROSOFT, Graph
@@ -25,33 +24,36 @@ def write_head(graph: Graph, spec: EncoderSpec, hidden: str) -> dict[str, list[s
     if isinstance(head, ClassificationHead):
         first = graph.node("Gather", [hidden, graph.integers(0)], axis=1)
         pooled = activate(graph, project(graph, first, head.dense), head.activation)
-        _linear(graph, pooled, head.out, names[0])
+        add_terms(graph, project(graph, pooled, head.out), names[0])
         return {names[0]: ["batch", spec.outputs]}
     if isinstance(head, EmbeddingHead):
         _embedding(graph, hidden, head.normalize, names[0])
         return {names[0]: ["batch", spec.outputs]}
     if isinstance(head, QuestionHead):
-        both = _linear(graph, hidden, head.out)
+        both = add_terms(graph, project(graph, hidden, head.out))
         for index, name in enumerate(names):
             graph.node("Gather", [both, graph.integers(index)], outputs=[name], axis=2)
         return {name: ["batch", "sequence"] for name in names}
-    _linear(graph, hidden, head.out, names[0])
+    add_terms(graph, project(graph, hidden, head.out), names[0])
     return {names[0]: ["batch", "sequence", spec.outputs]}
 
 
 def activate(graph: Graph, projected: Projected, activation: Activation) -> str:
     """activation(product + bias); the GELUs have operators that add the bias themselves."""
-    inputs = [projected.product, projected.bias]
     if activation == "gelu":
-        return graph.node("BiasGelu", inputs, domain=MICROSOFT)
+        operator = "Gelu" if projected.bias is None else "BiasGelu"
+        return graph.node(operator, projected.terms, domain=MICROSOFT)
     if activation == "gelu_tanh":
-        return graph.node("FastGelu", inputs, domain=MICROSOFT)
-    return graph.node("Relu" if activation == "relu" else "Tanh", [graph.node("Add", inputs)])
+        return graph.node("FastGelu", projected.terms, domain=MICROSOFT)
+    return graph.node("Relu" if activation == "relu" else "Tanh", [add_terms(graph, projected)])
 
 
-def _linear(graph: Graph, x: str, linear: Linear, name: str | None = None) -> str:
-    projected = project(graph, x, linear)
-    return graph.node("Add", [projected.product, projected.bias], outputs=[name] if name else ())
+def add_terms(graph: Graph, projected: Projected, name: str | None = None) -> str:
+    """product + bias, called `name` where that is given."""
+    if projected.bias is None and name is None:
+        return projected.product
+    operator = "Identity" if projected.bias is None else "Add"
+    return graph.node(operator, projected.terms, outputs=[name] if name else ())
 
 
 def _embedding(graph: Graph, hidden: str, normalize: bool, name: str) -> None:

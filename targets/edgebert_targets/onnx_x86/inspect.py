@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgebert_targets.base import ArtifactFacts, InputFacts
-from edgebert_targets.encoder import EncoderSpec
+from edgebert_targets.encoder import EncoderSpec, Linear
 from edgebert_targets.errors import ArtifactError, MissingExtraError, one_line
-from edgebert_targets.facts import quantized_share, tensor_facts
+from edgebert_targets.facts import STATIC_NOTE, quantized_share, tensor_facts
+from edgebert_targets.integer_layers import integer_layer
 from edgebert_targets.onnx_x86.metadata import VNNI, Metadata, parse_metadata
 from edgebert_targets.onnx_x86.session import EXACT_PRODUCTS
 
@@ -53,16 +54,17 @@ def facts_of(model: Path) -> ArtifactFacts:
     tensors = tuple(
         tensor_facts(name, value) for name, value in sorted(arrays.items()) if not name.startswith(CONSTANT)
     )
+    ops = Counter(node.op_type for node in proto.graph.node)
     return ArtifactFacts(
         nbytes=model.stat().st_size,
         tensors=tensors,
-        ops=dict(sorted(Counter(node.op_type for node in proto.graph.node).items())),
+        ops=dict(sorted(ops.items())),
         quantized_share=quantized_share(tensors),
         inputs=tuple(InputFacts(value.name, "int64", ("batch", "sequence")) for value in proto.graph.input),
         lengths=(),
         cpu_architectures=("x86_64",),
         cpu_features_any=(),
-        notes=_notes(metadata),
+        notes=(*_notes(metadata), *([STATIC_NOTE] if "DequantizeLinear" in ops else [])),
         task=metadata.task,
     )
 
@@ -79,7 +81,7 @@ def _notes(metadata: Metadata) -> tuple[str, ...]:
 
 
 def check_written(spec: EncoderSpec, model: Path) -> None:
-    """Assert that the file holds the checkpoint's INT8 values and scales. Raises ArtifactError."""
+    """Assert that the file holds the checkpoint's INT8 values, scales and ranges. Raises ArtifactError."""
     _, arrays = read_arrays(model)
     word = f"{spec.embeddings.name}.word_embeddings.weight"
     for name, weight in spec.quantized_tensors().items():
@@ -89,3 +91,20 @@ def check_written(spec: EncoderSpec, model: Path) -> None:
         same = (values if name == word else values.T).tobytes() == weight.values.tobytes()
         if not (same and scale.tobytes() == weight.scale.tobytes()):
             raise ArtifactError(f"{model}: '{name}' differs from the checkpoint; report this as a bug")
+    for linear in spec.linears():
+        for name, value in _static_constants(linear).items():
+            stored = arrays.get(name)
+            if stored is None or (stored.dtype, stored.tobytes()) != (value.dtype, value.tobytes()):
+                raise ArtifactError(f"{model}: '{name}' differs from the checkpoint; report this as a bug")
+
+
+def _static_constants(linear: Linear) -> dict[str, Any]:
+    """Everything but the weight that a layer with static ranges stores; nothing for another."""
+    from edgebert_targets.onnx_x86.static_projection import range_constants
+
+    integer = integer_layer(linear)
+    if integer is None:
+        return {}
+    ends = {"input": integer.ranges.input, "output": integer.ranges.output}
+    ranges = [range_constants(f"{linear.name}.{end}", stands_for) for end, stands_for in ends.items()]
+    return {f"{linear.name}.bias": integer.float_bias, **ranges[0], **ranges[1]}

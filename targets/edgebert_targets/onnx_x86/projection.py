@@ -1,6 +1,7 @@
-"""Linear layers in the graph: float32, or INT8 weights with each token's input quantised by itself.
+"""Linear layers in the graph: float32, or INT8 weights with inputs quantised at run time or in static ranges.
 
-Per token: s = max|x| / 127, q = round_half_even(x / s) as uint8 around 128, y = s * (q - 128) (W * w_scale).
+At run time, each token by itself: s = max|x| / 127, q = round_half_even(x / s) as uint8 around 128,
+y = s * (q - 128) (W * w_scale).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgebert_targets.encoder import Activation, Linear, QuantizedTensor
+from edgebert_targets.encoder import Activation, Linear, QuantizedTensor, Range
+from edgebert_targets.integer_layers import integer_layer
 from edgebert_targets.onnx_x86.graph import MICROSOFT, Graph
+from edgebert_targets.onnx_x86.static_projection import product_static, quantize_static
 
 # Lowest value each activation can return: min of x Φ(x), of its tanh form (rounded down), of max(x, 0).
 LOWEST: dict[Activation, float] = {"gelu": -0.16997121, "gelu_tanh": -0.17004080, "relu": 0.0}
@@ -20,10 +23,15 @@ SMALLEST_SCALE = 1e-30  # keeps x / s finite for a token that is all zeros
 
 @dataclass(frozen=True)
 class Projected:
-    """Names of x Wᵀ and of the bias, which the next operator adds."""
+    """Names of x Wᵀ and of the bias, which the next operator adds; None: the product has it already."""
 
     product: str
-    bias: str
+    bias: str | None
+
+    @property
+    def terms(self) -> list[str]:
+        """What to add up."""
+        return [self.product] if self.bias is None else [self.product, self.bias]
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,10 @@ class QuantizedInput:
 def project(graph: Graph, x: str, linear: Linear, *, after: Activation | None = None) -> Projected:
     """x [..., in] through `linear`; `after` names the activation that made x, if any."""
     weight, bias = linear.weight, linear.bias
+    integer = integer_layer(linear)
+    if integer is not None:
+        values = quantize_static(graph, x, linear.name, integer.ranges.input)
+        return Projected(product_static(graph, values, linear.name, integer), None)
     if isinstance(weight, QuantizedTensor):
         quantized = _quantize(graph, x, after)
         product = _product_int8(graph, quantized, linear, weight)
@@ -51,11 +63,21 @@ def project(graph: Graph, x: str, linear: Linear, *, after: Activation | None = 
 
 
 def products_together(graph: Graph, x: str, linears: Sequence[Linear]) -> list[str]:
-    """x Wᵀ of several layers without their biases; x is quantised once."""
+    """x Wᵀ of several layers, without the biases but for layers with static ranges, which need theirs.
+
+    x [..., in] is quantised once, or once for each input range.
+    """
     quantized: QuantizedInput | None = None
+    values: dict[Range, str] = {}
     results = []
     for linear in linears:
-        if isinstance(linear.weight, QuantizedTensor):
+        integer = integer_layer(linear)
+        if integer is not None:
+            stands_for = integer.ranges.input
+            if stands_for not in values:
+                values[stands_for] = quantize_static(graph, x, linear.name, stands_for)
+            results.append(product_static(graph, values[stands_for], linear.name, integer))
+        elif isinstance(linear.weight, QuantizedTensor):
             quantized = quantized or _quantize(graph, x, None)
             results.append(_product_int8(graph, quantized, linear, linear.weight))
         else:
