@@ -121,13 +121,10 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
     places = {target.name: _package_place(out, target, options) for target in targets}
     store = StageStore(options.work or default_work_folder())
     source = read_source(options)
-    warnings: dict[str, list[str]] = {}
-    recipes = {}
-    for target in targets:
-        recipes[target.name] = _recipe_for(target, options, source)
-        warnings[target.name] = sparsity_warnings(target, recipes[target.name])
-        for warning in warnings[target.name]:
-            reporter.warn(warning)
+    recipes = {target.name: _recipe_for(target, options, source) for target in targets}
+    warnings = {target.name: sparsity_warnings(target, recipes[target.name]) for target in targets}
+    for warning in (line for lines in warnings.values() for line in lines):
+        reporter.warn(warning)
     data = task_data(options, source, store)
     reporter.note(
         f"{source.model.name}: {source.model.architecture}, {source.task.name}, {len(data.labels)} labels, "

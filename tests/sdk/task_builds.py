@@ -68,7 +68,7 @@ def make_task_model(path: Path, task: str, architecture: str = "bert") -> Path:
     transformers.AutoModel.from_config(config).save_pretrained(path)
     kinds = ("models.Transformer", "models.Pooling", "models.Normalize")
     modules = [
-        {"idx": i, "name": str(i), "path": "" if i == 0 else f"{i}_{kind.split('.')[1]}", "type": f"st.{kind}"}
+        {"name": str(i), "path": "" if i == 0 else f"{i}_{kind.split('.')[1]}", "type": f"st.{kind}"}
         for i, kind in enumerate(kinds)
     ]  # fmt: skip
     (path / "modules.json").write_text(json.dumps(modules))
