@@ -79,9 +79,9 @@ def read_source(options: BuildOptions) -> Source:
         names = ("home-intents grammar", "home-intents held-out sentences")
         return Source(task, model, train, evaluation, names)
     assert options.evaluation is not None
+    model = resolve_model(options.model, task.name)
     seen = [] if options.train is None else task.load(options.train, options.columns, "train")
     unseen = task.load(options.evaluation, options.columns, "validation")
-    model = resolve_model(options.model, task.name)
     if options.new_head:
         model = replace(model, labels=None, new_head=True)
     names = (Path(options.train or "").name, Path(options.evaluation).name)
