@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgebert.builder import build
+    from edgebert.models.answerer import Answerer
+    from edgebert.models.classifier import Classifier
+    from edgebert.models.embedder import Embedder
+    from edgebert.models.tagger import Tagger
     from edgebert.package import Package, open_package
-    from edgebert.pipeline import Classifier, load
+    from edgebert.pipeline import load
+    from edgebert.tasks.question_answering import Answer
     from edgebert.tasks.text_classification import Prediction
     from edgebert.validate import PackageValidation, validate_package
 
@@ -23,7 +28,11 @@ __version__ = "0.2.0"
 _EXPORTS = {
     "build": "edgebert.builder",
     "load": "edgebert.pipeline",
-    "Classifier": "edgebert.pipeline",
+    "Classifier": "edgebert.models.classifier",
+    "Tagger": "edgebert.models.tagger",
+    "Answerer": "edgebert.models.answerer",
+    "Embedder": "edgebert.models.embedder",
+    "Answer": "edgebert.tasks.question_answering",
     "Prediction": "edgebert.tasks.text_classification",
     "open_package": "edgebert.package",
     "Package": "edgebert.package",
@@ -32,10 +41,14 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "Answer",
+    "Answerer",
     "Classifier",
+    "Embedder",
     "Package",
     "PackageValidation",
     "Prediction",
+    "Tagger",
     "__version__",
     "build",
     "load",

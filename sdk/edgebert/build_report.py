@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgebert.compression import TaskData
 from edgebert.data import data_hash
+from edgebert.evaluation import Evaluation
 from edgebert.figures import (
     DatasetFigures,
     LayerFigures,
@@ -22,7 +23,6 @@ from edgebert.measure import Measured
 from edgebert.package import SIDE_FILES
 from edgebert.parts import by_part
 from edgebert.source_model import SourceModel
-from edgebert.tasks import text_classification
 from edgebert_targets.base import Target
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def build_report(
     target: Target,
     model: SourceModel,
+    evaluation: Evaluation,
     data: TaskData,
     names: tuple[str, str],
     recipe: Recipe,
@@ -44,7 +45,7 @@ def build_report(
     facts = target.inspect(last.model)
     splits = (("train", names[0], data.train), ("eval", names[1], data.evaluation))
     return Report(
-        task=text_classification.TASK,
+        task=evaluation.task.name,
         target=target.name,
         backend=target.backend,
         backend_version=target.backend_version(),
@@ -56,7 +57,7 @@ def build_report(
         machine=machine_facts(),
         datasets=tuple(DatasetFigures(name, role, len(rows), data_hash(rows)) for role, name, rows in splits),
         stages=stage_figures(measured),
-        validation=validation_figures(measured, len(data.evaluation)),
+        validation=validation_figures(measured, evaluation),
         bench=measured.benches,
         size=SizeFigures(
             parts=tuple((part.part, part.nbytes) for part in by_part(facts)),
@@ -77,15 +78,15 @@ def stage_figures(measured: Measured) -> tuple[StageFigures, ...]:
     rows = []
     for i, (item, speed) in enumerate(zip(measured.converted, measured.speeds, strict=True)):
         step = item.checkpoint
-        before = measured.steps[i - 1].accuracy if i else step.accuracy
+        before = measured.steps[i - 1].score if i else step.score
         rows.append(
             StageFigures(
                 name=step.name,
                 kind=step.kind,
                 description=step.description,
                 seconds=float(step.facts.get("seconds", 0.0)),
-                accuracy=step.accuracy,
-                accuracy_cost=before - step.accuracy,
+                accuracy=step.score,
+                accuracy_cost=before - step.score,
                 size_raw_bytes=item.raw_bytes,
                 size_zip_bytes=item.zip_bytes,
                 latency_p50_ms=speed.p50_ms,
@@ -96,14 +97,14 @@ def stage_figures(measured: Measured) -> tuple[StageFigures, ...]:
     return tuple(rows)
 
 
-def validation_figures(measured: Measured, examples: int) -> ValidationFigures:
+def validation_figures(measured: Measured, evaluation: Evaluation) -> ValidationFigures:
     verdict = measured.verdict
     return ValidationFigures(
-        examples=examples,
-        metric=text_classification.METRIC,
-        teacher=measured.steps[0].accuracy,
-        compressed_pytorch=measured.steps[-1].accuracy,
-        artifact=measured.accuracy,
+        examples=len(evaluation.examples),
+        metric=evaluation.task.metric,
+        teacher=measured.steps[0].score,
+        compressed_pytorch=measured.steps[-1].score,
+        artifact=measured.score,
         agreement_with_pytorch=measured.agreement,
         teacher_agreement=measured.teacher_agreement,
         max_logit_difference=measured.max_logit_difference,

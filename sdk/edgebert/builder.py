@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebert.build_report import build_report
-from edgebert.compression import CheckpointStep, TaskData, compress, needed_length, tokenizer_folder
-from edgebert.conversion import artifact_logits, convert_step
-from edgebert.data import Columns, Example, label_set, load_examples
+from edgebert.build_source import DEFAULT_NAME, Source, check_inputs, read_source, task_data
+from edgebert.compression import CheckpointStep, TaskData, compress
+from edgebert.conversion import artifact_answers, convert_step
+from edgebert.data import Columns
 from edgebert.errors import GateError, MissingExtraError, OutputError, UsageError
+from edgebert.evaluation import Evaluation, evaluation_of
 from edgebert.figures import Report
 from edgebert.gate import gate_message
 from edgebert.golden import GoldenExample
@@ -21,8 +23,7 @@ from edgebert.machine import usable_cores
 from edgebert.measure import Measured, measure
 from edgebert.progress import Reporter, SilentReporter
 from edgebert.report import write_report
-from edgebert.shipping import golden_examples, make_manifest, ship
-from edgebert.source_model import SourceModel, match_labels, resolve_model
+from edgebert.shipping import golden_examples, golden_tolerance, make_manifest, ship
 from edgebert.stages import StageStore, default_work_folder
 from edgebert.tokenizer import TextTokenizer
 from edgebert_targets.base import Target, get_target, lengths_up_to, target_names
@@ -31,17 +32,18 @@ if TYPE_CHECKING:
     from edgebert.device_build import OnDevice
     from edgebert_compress.recipe import Recipe
 
-DEFAULT_NAME = "home-intents"
-
 
 @dataclass(frozen=True)
 class BuildOptions:
     """What to build. `model`, `train` and `evaluation` are all None for the bundled home-intents.
 
+    An embedding is not trained and has no `train`.
+
     `lengths`: in tokens, for LiteRT besides the longest; other targets take any length.
     `max_drop`: accepted loss of accuracy as a fraction. `max_length`: tokens; None takes what the data needs.
     `threads`: of training; None takes all cores. `device`: where the artifacts are proven, as `open_device`
     takes it; None: on this machine alone. `device_limit`: so many evaluation examples there; None: all.
+    `task`: None takes what the model's head is for.
     """
 
     targets: tuple[str, ...]
@@ -61,6 +63,7 @@ class BuildOptions:
     new_head: bool = False
     device: str | None = None
     device_limit: int | None = None
+    task: str | None = None
     columns: Columns = field(default_factory=Columns)
 
 
@@ -77,16 +80,6 @@ class TargetResult:
 class BuildResult:
     targets: tuple[TargetResult, ...]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What the build starts from, read and checked. `names`: how train and eval are called in the report."""
-
-    model: SourceModel
-    train: list[Example]
-    evaluation: list[Example]
-    names: tuple[str, str]
 
 
 def build(
@@ -118,6 +111,7 @@ def build(
 def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
     """Run the whole road. Cheap checks come first, so that hours of training do not end in a typo."""
     targets = _check_options(options)
+    check_inputs(options)
     _require_build_extra()
     if options.device is not None:
         from edgebert.device_build import check_device
@@ -126,17 +120,14 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
     out = options.out or Path("out") / (Path(options.model).resolve().name if options.model else DEFAULT_NAME)
     places = {target.name: _package_place(out, target, options) for target in targets}
     store = StageStore(options.work or default_work_folder())
-    source = _read_source(options)
-    warnings: dict[str, list[str]] = {}
-    recipes = {}
-    for target in targets:
-        recipes[target.name] = _recipe_for(target, options, source.model)
-        warnings[target.name] = sparsity_warnings(target, recipes[target.name])
-        for warning in warnings[target.name]:
-            reporter.warn(warning)
-    data = _task_data(options, source, store)
+    source = read_source(options)
+    recipes = {target.name: _recipe_for(target, options, source) for target in targets}
+    warnings = {target.name: sparsity_warnings(target, recipes[target.name]) for target in targets}
+    for warning in (line for lines in warnings.values() for line in lines):
+        reporter.warn(warning)
+    data = task_data(options, source, store)
     reporter.note(
-        f"{source.model.name}: {source.model.architecture}, {len(data.labels)} labels, "
+        f"{source.model.name}: {source.model.architecture}, {source.task.name}, {len(data.labels)} labels, "
         f"{len(data.train)} training and {len(data.evaluation)} evaluation examples, "
         f"texts up to {data.max_length} tokens"
     )
@@ -147,16 +138,20 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
     for target in targets:
         recipe = recipes[target.name]
         if recipe not in chains:
-            reporter.note(f"recipe '{recipe.name}': {recipe.description}")
-            chains[recipe] = compress(source.model, data, recipe, store, options.seed, reporter)
+            chains[recipe] = _chain(source, data, recipe, store, options, reporter)
         steps = chains[recipe]
-        measured, tokenizer = _convert_and_measure(target, steps, data, options, store, reporter)
-        notes = [*warnings[target.name], f"texts are cut at {data.max_length} tokens (--max-length)"]
-        golden = golden_examples(target, measured.converted[-1].model, tokenizer, data.evaluation)
-        found = _on_device(options, target, measured, golden, tokenizer, data, reporter)
+        tokenizer = TextTokenizer.from_folder(steps[-1].folder, data.max_length)
+        right = steps[0].answers if source.task.measured_against_model else None
+        evaluation = evaluation_of(source.task, data.labels, data.evaluation, tokenizer, right)
+        measured = _convert_and_measure(target, steps, evaluation, tokenizer, options, store, reporter)
+        notes = [*warnings[target.name], *_task_notes(source, data)]
+        golden = golden_examples(target, measured.converted[-1].model, tokenizer, evaluation)
+        found = _on_device(options, target, measured, golden, tokenizer, evaluation, reporter)
         judged = found.measured if found else measured
         notes += (*found.notes, *found.problems) if found else ()
-        report = build_report(target, source.model, data, source.names, recipe, options.seed, judged, notes)
+        report = build_report(
+            target, source.model, evaluation, data, source.names, recipe, options.seed, judged, notes
+        )
         report = replace(report, device=found.figures if found else None)
         place = places[target.name]
         if not judged.verdict.passed:
@@ -164,10 +159,13 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
             folder.mkdir(parents=True, exist_ok=True)
             _, html = write_report(report, folder, force=True)
             problems = found.problems if found else ()
-            failures.append(gate_message(target.name, judged.verdict, str(html), problems))
+            failures.append(
+                gate_message(target.name, judged.verdict, str(html), problems, source.task.metric)
+            )
             continue
         # What the package says of itself does not depend on where it was tried; its report does.
-        manifest = make_manifest(target, report, measured, tokenizer, data, source.model)
+        tolerance = golden_tolerance(target, source.task, golden)
+        manifest = make_manifest(target, report, measured, tokenizer, data, source.model, tolerance)
         ship(place, report, manifest, measured, golden, as_zip=options.as_zip, force=options.force)
         reporter.note(f"target {target.name}: package written to {place}")
         results.append(TargetResult(target.name, place, report))
@@ -176,13 +174,26 @@ def build_packages(options: BuildOptions, reporter: Reporter) -> BuildResult:
     return BuildResult(tuple(results), tuple(line for lines in warnings.values() for line in lines))
 
 
+def _task_notes(source: Source, data: TaskData) -> list[str]:
+    """What to know of how the task was measured."""
+    if not source.task.whole_texts:
+        return [f"texts of more than {data.max_length} tokens are read in parts (--max-length)"]
+    notes = [f"texts are cut at {data.max_length} tokens (--max-length)"]
+    if source.task.measured_against_model:
+        notes.append(
+            f"{source.task.metric} is between the vectors of the model and those of the float model, on the "
+            "evaluation texts; nothing was trained, because there are no labels"
+        )
+    return notes
+
+
 def _on_device(
     options: BuildOptions,
     target: Target,
     measured: Measured,
     golden: Sequence[GoldenExample],
     tokenizer: TextTokenizer,
-    data: TaskData,
+    evaluation: Evaluation,
     reporter: Reporter,
 ) -> OnDevice | None:
     """The artifact on `options.device`; None without one."""
@@ -191,7 +202,7 @@ def _on_device(
     from edgebert.device_build import prove_build
 
     return prove_build(
-        options.device, target, measured, golden, tokenizer, data, options.device_limit, reporter
+        options.device, target, measured, golden, tokenizer, evaluation, options.device_limit, reporter
     )
 
 
@@ -216,13 +227,6 @@ def sparsity_warnings(target: Target, recipe: Recipe) -> list[str]:
 def _check_options(options: BuildOptions) -> list[Target]:
     if not options.targets:
         raise UsageError(f"no target given; add --target with one of: {', '.join(target_names())}")
-    given = {"--model": options.model, "--train": options.train, "--eval": options.evaluation}
-    missing = [name for name, value in given.items() if value is None]
-    if missing and len(missing) < len(given):
-        raise UsageError(
-            f"{' and '.join(missing)} missing; give --model, --train and --eval, "
-            f"or none of them for {DEFAULT_NAME}"
-        )
     if not 0 <= options.max_drop <= 1:
         raise UsageError(
             f"--max-drop is {options.max_drop:g}; give a fraction from 0 to 1 (0.01 is one point)"
@@ -258,66 +262,54 @@ def _package_place(out: Path, target: Target, options: BuildOptions) -> Path:
     return place
 
 
-def _read_source(options: BuildOptions) -> Source:
-    if options.model is None:
-        from edgebert.demo.home_intents import task
-
-        train = [Example(text, None, label) for text, label in task.training_examples()]
-        evaluation = [Example(text, None, label) for text, label in task.heldout_examples()]
-        model = replace(resolve_model(task.model_folder()), name=DEFAULT_NAME)
-        return Source(model, train, evaluation, ("home-intents grammar", "home-intents held-out sentences"))
-    assert options.train is not None and options.evaluation is not None
-    train = load_examples(options.train, options.columns, "train")
-    evaluation = load_examples(options.evaluation, options.columns, "validation")
-    model = resolve_model(options.model)
-    if options.new_head:
-        model = replace(model, labels=None, new_head=True)
-    return Source(model, train, evaluation, (Path(options.train).name, Path(options.evaluation).name))
-
-
-def _recipe_for(target: Target, options: BuildOptions, model: SourceModel) -> Recipe:
+def _recipe_for(target: Target, options: BuildOptions, source: Source) -> Recipe:
     from edgebert_compress.recipe import default_recipe, load_recipe
 
-    return (
-        load_recipe(options.recipe)
-        if options.recipe
-        else default_recipe([target.name], model.layers, model.hidden_size)
-    )
+    if source.task.measured_against_model:
+        from edgebert.embedding_chain import DEFAULT_RECIPE, check_recipe
+
+        recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
+        check_recipe(recipe)
+        return recipe
+    if options.recipe:
+        return load_recipe(options.recipe)
+    return default_recipe([target.name], source.model.layers, source.model.hidden_size)
 
 
-def _task_data(options: BuildOptions, source: Source, store: StageStore) -> TaskData:
-    labels = label_set(source.train, source.evaluation)
-    if source.model.labels is not None:
-        labels = match_labels(source.model, labels)
-    limit = source.model.max_length
-    if options.max_length is not None and options.max_length > limit:
-        raise UsageError(f"--max-length is {options.max_length}, but the model takes at most {limit} tokens")
-    length = options.max_length
-    if length is None:
-        tokenizer = TextTokenizer.from_folder(tokenizer_folder(source.model, store), limit)
-        length = needed_length(tokenizer, [*source.train, *source.evaluation], limit)
-    return TaskData(labels, source.train, source.evaluation, length)
+def _chain(
+    source: Source,
+    data: TaskData,
+    recipe: Recipe,
+    store: StageStore,
+    options: BuildOptions,
+    reporter: Reporter,
+) -> list[CheckpointStep]:
+    """The teacher and what the recipe makes of it."""
+    reporter.note(f"recipe '{recipe.name}': {recipe.description}")
+    if source.task.measured_against_model:
+        from edgebert.embedding_chain import embedding_chain
+
+        return embedding_chain(source.model, data, recipe, store, reporter)
+    return compress(source.model, data, recipe, store, options.seed, reporter, task=source.task.name)
 
 
 def _convert_and_measure(
     target: Target,
     steps: Sequence[CheckpointStep],
-    data: TaskData,
+    evaluation: Evaluation,
+    tokenizer: TextTokenizer,
     options: BuildOptions,
     store: StageStore,
     reporter: Reporter,
-) -> tuple[Measured, TextTokenizer]:
+) -> Measured:
     reporter.note(f"target {target.name}: converting {len(steps)} checkpoints")
-    lengths = lengths_up_to(data.max_length, options.lengths)
+    lengths = lengths_up_to(tokenizer.max_length, options.lengths)
     converted = [convert_step(target, step, lengths, store) for step in steps]
-    tokenizer = TextTokenizer.from_folder(steps[-1].folder, data.max_length)
-    logits = artifact_logits(
-        target, converted[-1], tokenizer, data.evaluation, options.threads or usable_cores(), store, reporter
+    threads = options.threads or usable_cores()
+    answers = artifact_answers(target, converted[-1], tokenizer, evaluation, threads, store, reporter)
+    return measure(
+        target, converted, answers, evaluation, tokenizer, options.max_drop, store=store, reporter=reporter
     )
-    measured = measure(
-        target, converted, logits, data, tokenizer, options.max_drop, store=store, reporter=reporter
-    )
-    return measured, tokenizer
 
 
 def _use_threads(threads: int | None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert.data import Example, data_hash
+from edgebert.evaluation import load_answers, save_answers
 from edgebert.progress import Reporter, SilentReporter
 from edgebert.source_model import SourceModel
 from edgebert.stages import StageStore, stage_key
@@ -22,6 +23,8 @@ from edgebert.starting_point import (
     tokenizer_folder,
 )
 from edgebert.tasks.base import CompressionTask, get_compression_task
+from edgebert.tasks.package import PACKAGE_TASKS, get_package_task
+from edgebert.tasks.rows import Answers
 from edgebert.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -51,17 +54,12 @@ class TaskData:
     evaluation: Sequence[Any]
     max_length: int
 
-    def targets(self) -> NDArray[np.int64]:
-        """Class numbers of the evaluation examples of a text classification, int64 [n]."""
-        index = {label: i for i, label in enumerate(self.labels)}
-        return np.array([index[example.label] for example in self.evaluation], dtype=np.int64)
-
 
 @dataclass(frozen=True)
 class CheckpointStep:
     """One checkpoint of the chain. `score`: its `metric` on the evaluation data.
 
-    `logits`: on the evaluation data, float32 [n, classes]; [0, 0] for tasks other than text classification.
+    `answers`: to the rows of the evaluation data; none for tasks that packages are not made for.
     """
 
     name: str
@@ -69,15 +67,16 @@ class CheckpointStep:
     description: str
     key: str
     folder: Path
-    logits: Logits
+    answers: Answers
     score: float
     facts: Mapping[str, Any]
     metric: str = "accuracy"
 
     @property
-    def accuracy(self) -> float:
-        """The score of a text classification."""
-        return self.score
+    def logits(self) -> Logits:
+        """Of a text classification: float32 [n, classes]; [0, 0] for other tasks."""
+        one_a_text = bool(len(self.answers)) and self.answers[0].ndim == 1
+        return np.stack(self.answers) if one_a_text else np.zeros((0, 0), np.float32)
 
 
 def needed_length(tokenizer: TextTokenizer, examples: Sequence[Example], limit: int) -> int:
@@ -117,35 +116,35 @@ class _Chain:
         """What of the task decides how examples become rows."""
         return {"task": self.task.name, "max_length": self.data.max_length, "labels": list(self.data.labels)}
 
-    def logits(self, folder: Path, key: str, rows: TokenizedDataset, rows_hash: str, phase: str) -> Logits:
-        """Of a text classifier, kept in the store: float32 [rows, classes]."""
-        from edgebert_compress.trainer import predict_logits
+    def answers(self, folder: Path, key: str, rows: TokenizedDataset, rows_hash: str, phase: str) -> Answers:
+        """What a checkpoint answers to `rows`, kept in the store."""
+        from edgebert_compress.trainer import predict
 
         def produce(out: Path) -> Mapping[str, Any]:
-            logits = predict_logits(folder, rows, progress=named(self.reporter, phase))
-            np.save(out / "logits.npy", logits, allow_pickle=False)
+            found = predict(folder, self.task, rows, named(self.reporter, phase), self.batch)
+            save_answers([joined_heads(heads) for heads in found], out)
             return {}
 
         inputs = {"checkpoint": key, "data": rows_hash, **self.split}
-        result = self.store.run("predict", inputs, produce)
-        logits: Logits = np.load(result.folder / "logits.npy", allow_pickle=False)
-        return logits
+        return load_answers(self.store.run("answers", inputs, produce).folder)
 
     def step(
         self, name: str, kind: str, text: str, key: str, folder: Path, facts: Mapping[str, Any]
     ) -> CheckpointStep:
         """Measure a checkpoint."""
         phase = f"evaluate {name}"
-        logits = np.zeros((0, 0), np.float32)
-        if self.task.name == "text-classification":
-            logits = self.logits(folder, key, self.evaluation, self.hashes[1], phase)
-            rows = ((row,) for row in logits)
-            score = self.kind.measure(rows, self.evaluation, self.data.evaluation, self.data.labels)
+        answers: Answers = ()
+        if self.task.name in PACKAGE_TASKS:
+            answers = self.answers(folder, key, self.evaluation, self.hashes[1], phase)
+            task = get_package_task(self.task.name)
+            places = self.evaluation.windows or ()
+            figures = task.figures(answers, places, self.data.evaluation, self.data.labels)
+            score = float(getattr(figures, task.metric))
         else:
             inputs = {"checkpoint": key, "data": self.hashes[1], **self.split}
             score = self.store.run("measure", inputs, lambda out: self._measure(folder, phase)).facts["score"]
         self.reporter.note(f"{name}: {self.kind.metric} {score:.2%}")
-        return CheckpointStep(name, kind, text, key, folder, logits, score, facts, self.kind.metric)
+        return CheckpointStep(name, kind, text, key, folder, answers, score, facts, self.kind.metric)
 
     def _measure(self, folder: Path, phase: str) -> Mapping[str, Any]:
         from edgebert_compress.checkpoint import load
@@ -263,7 +262,13 @@ def teacher_of(chain: _Chain, stage: Stage, first: CheckpointStep) -> TeacherSou
     if chain.task.name != "text-classification" or needs_live_teacher(stage.distillation):
         return TeacherModel(first.folder)
     phase = "teacher's answers on the training data"
-    return TeacherLogits(chain.logits(first.folder, first.key, chain.train, chain.hashes[0], phase))
+    answers = chain.answers(first.folder, first.key, chain.train, chain.hashes[0], phase)
+    return TeacherLogits(np.stack(answers))
+
+
+def joined_heads(heads: Sequence[Logits]) -> Logits:
+    """One array of what the heads of a model answer to a row: start and end side by side, [tokens, 2]."""
+    return heads[0] if len(heads) == 1 else np.stack(heads, axis=-1)
 
 
 def describe_training(stage: Stage) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import platform
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgebert.compression import CheckpointStep, Logits
-from edgebert.data import Example, data_hash
-from edgebert.inference import text_logits
+from edgebert.compression import CheckpointStep
+from edgebert.data import data_hash
+from edgebert.evaluation import Evaluation, load_answers, save_answers
+from edgebert.inference import row_answers
 from edgebert.progress import Reporter
 from edgebert.stages import StageStore
+from edgebert.tasks.rows import Answers
 from edgebert.tokenizer import TextTokenizer
 from edgebert_targets.base import ConvertOptions, SessionOptions, Target
 from edgebert_targets.encoder import load_encoder_spec
@@ -60,36 +60,34 @@ def deflated_size(path: Path) -> int:
     return total + len(packer.flush())
 
 
-def artifact_logits(
+def artifact_answers(
     target: Target,
     artifact: ConvertedStep,
     tokenizer: TextTokenizer,
-    examples: Sequence[Example],
+    evaluation: Evaluation,
     threads: int,
     store: StageStore,
     reporter: Reporter,
-) -> Logits:
-    """Logits [n, classes] of the artifact in its real runtime on this machine, in the order of `examples`."""
+) -> Answers:
+    """What the artifact answers in its real runtime on this machine, in the order of the rows."""
 
     def produce(out: Path) -> Mapping[str, Any]:
         session = target.open(artifact.model, SessionOptions(threads=threads))
         try:
-            phase = f"{target.name}: answer the evaluation data"
-            texts, pairs = [e.text for e in examples], [e.text_pair for e in examples]
-            logits = text_logits(
-                session, tokenizer, texts, pairs, artifact.checkpoint.logits.shape[1],
-                on_done=lambda done: reporter.progress(phase, done, len(examples)),
+            phase, total = f"{target.name}: answer the evaluation data", len(evaluation.rows)
+            answers = row_answers(
+                session, evaluation.rows, tokenizer.pad_id,
+                on_done=lambda done: reporter.progress(phase, done, total),
             )  # fmt: skip
         finally:
             session.close()
-        np.save(out / "logits.npy", logits, allow_pickle=False)
+        save_answers(answers, out)
         return {}
 
-    inputs = {"artifact": artifact.key, "data": data_hash(examples), "max_length": tokenizer.max_length,
-              "machine": platform.machine()}  # fmt: skip
+    inputs = {"artifact": artifact.key, "data": data_hash(evaluation.examples), "task": evaluation.task.name,
+              "max_length": tokenizer.max_length, "machine": platform.machine()}  # fmt: skip
     result = store.run(f"answers-{target.name}", inputs, produce)
-    logits: Logits = np.load(result.folder / "logits.npy", allow_pickle=False)
-    return logits
+    return load_answers(result.folder)
 
 
 def kernels_text(target: Target) -> str:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from edgebert.bench import BenchPlan
-from edgebert.compression import TaskData
 from edgebert.device_bench import bench_on_device
 from edgebert.device_check import architecture_notes, device_problems, spread
 from edgebert.device_session import ModelOnHost, check_target, open_model
 from edgebert.device_validate import Proven, Question, prove
 from edgebert.devices.base import DeviceFacts, open_device
+from edgebert.evaluation import Evaluation, agreement
 from edgebert.figures import DeviceFigures
 from edgebert.gate import GateVerdict, judge
-from edgebert.golden import GoldenExample
+from edgebert.golden import GoldenExample, GoldenForm
 from edgebert.measure import Measured
 from edgebert.progress import Reporter
+from edgebert.shipping import golden_tolerance
+from edgebert.tasks.package import outputs_of
 from edgebert.tokenizer import TextTokenizer
-from edgebert.validate import agreement, golden_problems
+from edgebert.validate import golden_problems
 from edgebert_targets.base import Target
 
 
@@ -53,7 +53,7 @@ def prove_build(
     measured: Measured,
     golden: Sequence[GoldenExample],
     tokenizer: TextTokenizer,
-    data: TaskData,
+    evaluation: Evaluation,
     limit: int | None,
     reporter: Reporter,
 ) -> OnDevice:
@@ -61,30 +61,35 @@ def prove_build(
 
     Raises DeviceError, WrongCpuError, MissingExtraError.
     """
-    chosen = spread(range(len(data.evaluation)), limit)
-    host = np.concatenate([np.array([row.logits for row in golden], np.float32), measured.logits[chosen]])
+    available = len(evaluation.examples)
+    chosen = spread(range(available), limit)
+    asked, task = evaluation.chosen(chosen), evaluation.task
+    outputs = outputs_of(task, evaluation.labels)
+    form = GoldenForm(outputs, task.per_token, task.measured_against_model)
     question = Question(
-        labels=data.labels,
+        task=task,
         golden=golden,
-        examples=[data.evaluation[i] for i in chosen],
-        available=len(data.evaluation),
-        host=host,
-        tolerance=target.golden_tolerance,
+        form=form,
+        evaluation=asked,
+        available=available,
+        host=[*map(form.answer, golden), *evaluation.take(measured.answers, chosen)],
+        tolerance=golden_tolerance(target, task, golden),
     )
     reporter.note(f"target {target.name}: proving it on {spec} with {len(chosen)} examples")
     with open_device(spec) as device:
         facts = device.facts()
         notes = [*architecture_notes(target, spec, facts.architecture)]
-        on_host = ModelOnHost(target.name, measured.converted[-1].model, tokenizer, len(data.labels))
+        model_file, width = measured.converted[-1].model, measured.answers[0].shape[-1]
+        on_host = ModelOnHost(target.name, model_file, tokenizer, width, task.per_token)
         model = open_model(device, on_host, reporter)
         proven = prove(model, facts, question, tokenizer, target, 1, reporter)
-        bench = bench_on_device(device, model, [data.max_length], [BenchPlan()], reporter)
+        bench = bench_on_device(device, model, [tokenizer.max_length], [BenchPlan()], reporter)
     figures = replace(proven.figures, bench=tuple(bench))
     if len(chosen) < question.available:
         notes.append(f"{len(chosen)} of {question.available} examples were run on {spec} (--device-limit)")
     notes += [warning for item in bench for warning in item.warnings]
     problems = (*golden_problems(proven.golden), *device_problems(figures, target))
-    judged = judge_on_device(measured, proven, data, chosen, target, facts)
+    judged = judge_on_device(measured, proven, evaluation, chosen, target, facts)
     if problems:
         judged = replace(judged, verdict=failed(judged.verdict, spec))
     return OnDevice(judged, figures, problems, tuple(notes))
@@ -93,7 +98,7 @@ def prove_build(
 def judge_on_device(
     measured: Measured,
     proven: Proven,
-    data: TaskData,
+    evaluation: Evaluation,
     chosen: Sequence[int],
     target: Target,
     facts: DeviceFacts,
@@ -102,25 +107,25 @@ def judge_on_device(
 
     Where that is all of them, accuracy and agreement are the device's too.
     """
-    truth = data.targets()[chosen]
-    chain = [(step.name, float((step.logits[chosen].argmax(1) == truth).mean())) for step in measured.steps]
-    chain.append((f"conversion to {target.name}", float((measured.logits[chosen].argmax(1) == truth).mean())))
-    accuracy = float((proven.logits.argmax(1) == truth).mean())
-    verdict = judge([*chain, (f"running on {facts.name}", accuracy)], measured.verdict.max_drop)
+    asked, on_host = evaluation.chosen(chosen), measured.answers
+    chain = [(step.name, asked.score(evaluation.take(step.answers, chosen))) for step in measured.steps]
+    chain.append((f"conversion to {target.name}", asked.score(evaluation.take(on_host, chosen))))
+    score = asked.score(proven.answers)
+    verdict = judge([*chain, (f"running on {facts.name}", score)], measured.verdict.max_drop)
     emulated = ", emulated" if facts.emulated else ""
     where = (
         f"Validated on {facts.name} ({facts.cpu}{emulated}) by {proven.figures.runtime}, "
         f"{proven.figures.kernels}."
     )
-    if len(chosen) < len(data.evaluation):
+    if len(chosen) < len(evaluation.examples):
         return replace(measured, verdict=verdict, where=where)
-    with_pytorch = agreement(proven.logits, measured.steps[-1].logits)
+    with_pytorch = agreement(evaluation.task, proven.answers, measured.steps[-1].answers)
     return replace(
         measured,
-        logits=proven.logits,
-        accuracy=accuracy,
+        answers=proven.answers,
+        score=score,
         agreement=with_pytorch.share,
-        teacher_agreement=agreement(proven.logits, measured.steps[0].logits).share,
+        teacher_agreement=agreement(evaluation.task, proven.answers, measured.steps[0].answers).share,
         max_logit_difference=with_pytorch.max_difference,
         verdict=verdict,
         where=where,

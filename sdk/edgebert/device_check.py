@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgebert.errors import WrongCpuError
+from edgebert.evaluation import largest_difference
 from edgebert.figures import DeviceFigures, HostComparison
+from edgebert.tasks.package import PackageTask
+from edgebert.tasks.rows import Answers
 from edgebert_targets.base import Target
 
 T = TypeVar("T")
@@ -37,19 +39,23 @@ def architecture_notes(target: Target, device: str, architecture: str) -> tuple[
 
 
 def compare_with_host(
-    device: NDArray[np.float32], host: NDArray[np.float32], target: Target, kernels: str, host_kernels: str
+    task: PackageTask, device: Answers, host: Answers, target: Target, kernels: str, host_kernels: str
 ) -> HostComparison:
-    """Two arrays of logits [n, classes] for the same examples, n at least 1."""
+    """Two sets of answers to the same rows, one or more.
+
+    Answers of different shapes, because the device tokenises otherwise, are neither identical nor alike.
+    """
+    pairs = [(a, b) for a, b in zip(device, host, strict=True) if a.shape == b.shape]
     # As integers: -0.0 and 0.0 are different bits.
-    bits = device.view(np.uint32) == host.view(np.uint32)
-    difference = float(np.abs(device.astype(np.float64) - host).max())
+    bits = [bool((a.view(np.uint32) == b.view(np.uint32)).all()) for a, b in pairs]
+    identical = sum(bits)
     return HostComparison(
         examples=len(device),
-        identical=int(bits.all(axis=1).sum()),
-        same_class=int((device.argmax(axis=1) == host.argmax(axis=1)).sum()),
-        max_difference=difference,
+        identical=identical,
+        same_class=sum(task.same(a, b, 0.0) for a, b in pairs),
+        max_difference=largest_difference([a for a, _ in pairs], [b for _, b in pairs]),
         host_kernels=host_kernels,
-        explanation=explain(bool(bits.all()), target, kernels, host_kernels),
+        explanation=explain(identical == len(device), target, kernels, host_kernels),
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgebert.device_files import (
+    RunnerAnswer,
     answer_limit,
     pack_ids,
     pack_texts,
@@ -29,6 +31,7 @@ from edgebert.device_session import (
     send,
 )
 from edgebert.devices.base import Device, DeviceFacts
+from edgebert.tokenizer import EncodedBatch
 from edgebert_targets.int8_sparse.library import Engine
 
 RUNNER, MODEL = f"./{NAME}", "model.gguf"
@@ -45,6 +48,7 @@ class EngineOnDevice:
         with Engine.open(model.path) as engine:
             self._has_tokenizer = engine.info.has_tokenizer
             self.max_length = engine.info.max_length
+            self._outputs = engine.info.outputs
         device.put(runner_for(facts.architecture), NAME, executable=True)
         device.put(model.path, MODEL)
         reply = parse_reply(self._run("facts", inferences=0))
@@ -52,18 +56,26 @@ class EngineOnDevice:
         self.kernels = reply_text(reply, "kernels")
 
     def answer(self, texts: Sequence[str], pairs: Sequence[str | None], threads: int) -> DeviceAnswers:
-        """Logits; the runner tokenises the texts, unless the model file has no tokenizer."""
-        tokenizer, classes = self._model.tokenizer, self._model.classes
-        packed = pack_texts(texts, pairs) if self._has_tokenizer else pack_ids(tokenizer.encode(texts, pairs))
+        """The runner tokenises the texts, unless the model file has no tokenizer."""
+        if not self._has_tokenizer:
+            return DeviceAnswers(self.answer_ids(self._model.tokenizer.encode(texts, pairs), threads), None)
+        found = self._answers(pack_texts(texts, pairs), len(texts), threads)
+        return DeviceAnswers([answer.logits for answer in found], tuple(answer.ids for answer in found))
+
+    def answer_ids(self, encoded: EncodedBatch, threads: int) -> list[NDArray[np.float32]]:
+        found = self._answers(pack_ids(encoded), len(encoded.input_ids), threads)
+        return [answer.logits for answer in found]
+
+    def _answers(self, packed: bytes, examples: int, threads: int) -> list[RunnerAnswer]:
+        length, per_token = self._model.tokenizer.max_length, self._model.per_token
         send(self._device, packed, "examples.bin")
         self._run(
             "logits", MODEL, "examples.bin", "answers.bin", "--threads", str(threads),
-            "--max-length", str(tokenizer.max_length), inferences=len(texts),
+            "--max-length", str(length), inferences=examples,
         )  # fmt: skip
-        limit = answer_limit(len(texts), tokenizer.max_length, classes)
-        answers = unpack_answers(fetch(self._device, "answers.bin", limit), len(texts), classes)
-        ids = tuple(answer.ids for answer in answers) if self._has_tokenizer else None
-        return DeviceAnswers(np.stack([answer.logits for answer in answers]), ids)
+        limit = answer_limit(examples, length, self._outputs, per_token=per_token)
+        raw = fetch(self._device, "answers.bin", limit)
+        return unpack_answers(raw, examples, self._outputs, per_token=per_token)
 
     def time(self, length: int, threads: int, repeats: int, warmup: int) -> DeviceTiming:
         repeats = min(repeats, MAX_REPEATS)

@@ -23,7 +23,7 @@ MAX_REPLY_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class RunnerAnswer:
-    """One example's token ids and logits (int32 [tokens], float32 [floats]) as the runner wrote them."""
+    """One example's token ids, int32 [tokens], and logits, float32 [floats] or [tokens, floats]."""
 
     ids: tuple[int, ...]
     logits: NDArray[np.float32]
@@ -50,14 +50,18 @@ def pack_ids(encoded: EncodedBatch) -> bytes:
     return b"".join(parts)
 
 
-def answer_limit(examples: int, tokens: int, floats: int) -> int:
-    """Bytes of the largest output file for `examples` of at most `tokens` tokens and `floats` logits each."""
-    return len(OUTPUT_MAGIC) + 4 + examples * (8 + 4 * (tokens + floats))
+def answer_limit(examples: int, tokens: int, floats: int, *, per_token: bool = False) -> int:
+    """Bytes of the largest output file for `examples` of at most `tokens` tokens and `floats` logits each.
+
+    `per_token`: so many logits for each token.
+    """
+    return len(OUTPUT_MAGIC) + 4 + examples * (8 + 4 * (tokens + floats * (tokens if per_token else 1)))
 
 
-def unpack_answers(raw: bytes, examples: int, floats: int) -> list[RunnerAnswer]:
+def unpack_answers(raw: bytes, examples: int, floats: int, *, per_token: bool = False) -> list[RunnerAnswer]:
     """The runner's output file for `examples` examples of `floats` logits each.
 
+    `per_token`: so many logits for each token, which come as [tokens, floats].
     Raises DeviceError when it is anything else, to the last byte, or holds a number that is not finite.
     """
     if raw[:8] != OUTPUT_MAGIC or len(raw) < 12:
@@ -71,16 +75,18 @@ def unpack_answers(raw: bytes, examples: int, floats: int) -> list[RunnerAnswer]
             raise DeviceError(f"the device's answers end in example {number}; {AGAIN}")
         tokens, found = struct.unpack_from("<II", raw, place)
         place += 8
-        if found != floats:
+        wanted = floats * (tokens if per_token else 1)
+        if found != wanted:
             raise DeviceError(
-                f"the device gave {found} logits for example {number} instead of {floats}; {AGAIN}"
+                f"the device gave {found} logits for example {number} instead of {wanted}; {AGAIN}"
             )
-        if len(raw) - place < 4 * (tokens + floats):
+        if len(raw) - place < 4 * (tokens + found):
             raise DeviceError(f"the device's answers end in example {number}; {AGAIN}")
         ids = np.frombuffer(raw, "<i4", tokens, place)
-        logits = finite(np.frombuffer(raw, "<f4", floats, place + 4 * tokens), number)
-        answers.append(RunnerAnswer(tuple(ids.tolist()), logits))
-        place += 4 * (tokens + floats)
+        logits = finite(np.frombuffer(raw, "<f4", found, place + 4 * tokens), number)
+        shaped = logits.reshape(tokens, floats) if per_token else logits
+        answers.append(RunnerAnswer(tuple(ids.tolist()), shaped))
+        place += 4 * (tokens + found)
     if place != len(raw):
         raise DeviceError(f"the device's answers go on for {len(raw) - place} bytes too many; {AGAIN}")
     return answers

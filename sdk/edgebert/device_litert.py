@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgebert.device_check import kernels_by_features
 from edgebert.device_files import AGAIN, finite, parse_reply, reply_int, reply_text, reply_times
@@ -23,6 +24,8 @@ from edgebert.device_session import (
 )
 from edgebert.devices.base import Device, DeviceFacts
 from edgebert.errors import DeviceError
+from edgebert.tokenizer import EncodedBatch
+from edgebert_targets.answers import OUTPUT_NAMES
 from edgebert_targets.litert_arm64.inspect import read_model
 
 SCRIPT, MODEL = "litert_device_script.py", "model.tflite"
@@ -39,7 +42,9 @@ class LiteRtOnDevice:
         """Raises DeviceError (no Python with LiteRT there), ArtifactError and MissingExtraError."""
         self._device, self._facts, self._model = device, facts, model
         # Walked here first: the runtime on the device trusts every offset in the file.
-        self._limits = read_model(model.path).limits
+        stored = read_model(model.path)
+        self._limits, self._task = stored.limits, stored.task
+        self._outputs = model.outputs
         self.max_length = self._limits.max_length
         python = device.python()
         if python is None:
@@ -55,8 +60,11 @@ class LiteRtOnDevice:
         self.kernels = kernels_by_features(facts.features)
 
     def answer(self, texts: Sequence[str], pairs: Sequence[str | None], threads: int) -> DeviceAnswers:
-        """Logits; texts are tokenised here. Raises InputError for ids that the model does not have."""
-        encoded = self._model.tokenizer.encode(texts, pairs)
+        """Texts are tokenised here. Raises InputError for ids that the model does not have."""
+        return DeviceAnswers(self.answer_ids(self._model.tokenizer.encode(texts, pairs), threads), None)
+
+    def answer_ids(self, encoded: EncodedBatch, threads: int) -> list[NDArray[np.float32]]:
+        """Raises InputError for ids that the model does not have."""
         self._limits.check(encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)
         packed = io.BytesIO()
         np.savez(
@@ -66,13 +74,19 @@ class LiteRtOnDevice:
             token_type_ids=encoded.token_type_ids.astype(np.int32),
         )
         send(self._device, packed.getvalue(), "examples.npz")
-        self._run("run", MODEL, "examples.npz", "answers.bin", str(threads), inferences=len(texts))
-        expected = 4 * len(texts) * self._model.classes
+        rows = len(encoded.input_ids)
+        names = ",".join(OUTPUT_NAMES[self._task])
+        kind = "tokens" if self._model.per_token else "sequence"
+        self._run("run", MODEL, "examples.npz", "answers.bin", str(threads), kind, names, inferences=rows)
+        counts = encoded.attention_mask.sum(axis=1).tolist() if self._model.per_token else [1] * rows
+        expected = 4 * self._outputs * sum(counts)
         raw = fetch(self._device, "answers.bin", expected)
         if len(raw) != expected:
             raise DeviceError(f"the device's answers have {len(raw)} bytes instead of {expected}; {AGAIN}")
-        rows = np.frombuffer(raw, "<f4").reshape(len(texts), self._model.classes)
-        return DeviceAnswers(np.stack([finite(row, i) for i, row in enumerate(rows, 1)]), None)
+        values = np.frombuffer(raw, "<f4").reshape(-1, self._outputs)
+        parts = np.split(values, np.cumsum(counts)[:-1])
+        answers = [finite(part, number) for number, part in enumerate(parts, 1)]
+        return answers if self._model.per_token else [answer[0] for answer in answers]
 
     def time(self, length: int, threads: int, repeats: int, warmup: int) -> DeviceTiming:
         repeats = min(repeats, MAX_REPEATS)

@@ -16,7 +16,9 @@ from edgebert.devices.base import Completed, CountingDevice, Device, DeviceFacts
 from edgebert.errors import DeviceError, UsageError
 from edgebert.package import Package
 from edgebert.progress import Reporter
-from edgebert.tokenizer import TextTokenizer
+from edgebert.tasks.package import outputs_of, task_of_package
+from edgebert.tasks.rows import Answers, Row, pad_rows
+from edgebert.tokenizer import EncodedBatch, TextTokenizer
 
 # Texts that go to a device at a time: a program's start costs seconds there, and progress is shown between.
 CHUNK = 256
@@ -26,19 +28,23 @@ DEVICE_TARGETS = ("arm64", "int8-sparse")
 
 @dataclass(frozen=True)
 class ModelOnHost:
-    """What a device's model is made from: the artifact's file and how texts become its inputs."""
+    """What a device's model is made from: the artifact's file and how texts become its inputs.
+
+    `outputs`: floats that it answers a sequence, or a token with `per_token`.
+    """
 
     target: str
     path: Path
     tokenizer: TextTokenizer
-    classes: int
+    outputs: int
+    per_token: bool = False
 
 
 @dataclass(frozen=True)
 class DeviceAnswers:
-    """`logits`: float32 [n, classes]. `ids`: by the device's own tokenizer, None where it has none."""
+    """One answer a text. `ids`: by the device's own tokenizer, None where it has none."""
 
-    logits: NDArray[np.float32]
+    answers: Answers
     ids: tuple[tuple[int, ...], ...] | None
 
 
@@ -70,7 +76,11 @@ class DeviceModel(Protocol):
         ...
 
     def answer(self, texts: Sequence[str], pairs: Sequence[str | None], threads: int) -> DeviceAnswers:
-        """Logits of some texts or pairs, in their order."""
+        """Answers to some whole texts or pairs, cut where they are too long, in their order."""
+        ...
+
+    def answer_ids(self, encoded: EncodedBatch, threads: int) -> list[NDArray[np.float32]]:
+        """Answers to one or more rows of ids, in their order, without padding."""
         ...
 
     def time(self, length: int, threads: int, repeats: int, warmup: int) -> DeviceTiming:
@@ -83,9 +93,13 @@ class DeviceModel(Protocol):
 
 
 def model_on_host(package: Package) -> ModelOnHost:
-    """What `open_model` takes, of an open package."""
+    """What `open_model` takes, of an open package. Raises PackageError."""
     manifest = package.manifest
-    return ModelOnHost(manifest.target, package.model_path(), package.tokenizer(), len(manifest.labels))
+    task = task_of_package(manifest.task)
+    outputs = outputs_of(task, manifest.labels)
+    if outputs is None:  # vectors are as wide as the recorded ones
+        outputs = max((len(one.logits) for one in package.golden()), default=0)
+    return ModelOnHost(manifest.target, package.model_path(), package.tokenizer(), outputs, task.per_token)
 
 
 def open_model(device: Device, model: ModelOnHost, reporter: Reporter | None = None) -> DeviceModel:
@@ -130,9 +144,24 @@ def answer_all(
         if on_done:
             on_done(min(start + CHUNK, len(texts)))
     ids = [row for part in parts if part.ids is not None for row in part.ids]
-    return DeviceAnswers(
-        np.concatenate([part.logits for part in parts]), tuple(ids) if parts[0].ids is not None else None
-    )
+    answers = [answer for part in parts for answer in part.answers]
+    return DeviceAnswers(answers, tuple(ids) if parts[0].ids is not None else None)
+
+
+def answer_rows(
+    model: DeviceModel,
+    rows: Sequence[Row],
+    pad_id: int,
+    threads: int,
+    on_done: Callable[[int], None] | None = None,
+) -> list[NDArray[np.float32]]:
+    """As `answer_all`, for rows of ids."""
+    found: list[NDArray[np.float32]] = []
+    for start in range(0, len(rows), CHUNK):
+        found += model.answer_ids(pad_rows(rows[start : start + CHUNK], pad_id), threads)
+        if on_done:
+            on_done(len(found))
+    return found
 
 
 def patience(facts: DeviceFacts, inferences: int) -> float:

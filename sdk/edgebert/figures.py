@@ -155,7 +155,7 @@ class HostComparison:
 
 @dataclass(frozen=True)
 class DeviceFigures:
-    """What a device computed. `examples` of the data's `available` ones; `accuracy` None: none were given.
+    """What a device computed. `examples` of the data's `available` ones; `accuracy`: the metric there.
 
     `wrong_tokens`: examples to which the device's own tokenizer gives other ids; None where it has none.
     `golden_wrong`: golden examples with another class or other ids there. `host` None: not runnable here.

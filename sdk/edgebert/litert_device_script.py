@@ -1,12 +1,13 @@
 """Runs a LiteRT model on a device. It is sent there as a file and needs numpy and ai_edge_litert alone.
 
     script.py facts
-    script.py run MODEL IN.npz OUT THREADS
+    script.py run MODEL IN.npz OUT THREADS tokens|sequence NAME,NAME
     script.py bench MODEL LENGTH THREADS REPEATS WARMUP
     script.py count MODEL LENGTH REPEATS WARMUP
 
 IN.npz: int32 arrays [examples, tokens] by the names of the model's inputs; "attention_mask" is always there.
-OUT: float32 logits [examples, classes], little-endian. One JSON object goes to stdout.
+OUT: the outputs of these names side by side, float32 little-endian, of each row in its order: once, or for
+each of its tokens. One JSON object goes to stdout.
 """
 
 from __future__ import annotations
@@ -62,16 +63,20 @@ class Model:
         return runner, padded
 
 
-def run(path: str, source: str, out: str, threads: int) -> dict[str, Any]:
-    """Answer every row of `source`."""
+def run(path: str, source: str, out: str, threads: int, kind: str, names: str) -> dict[str, Any]:
+    """Answer every row of `source`: for each of its tokens if `kind` is "tokens"."""
     model = Model(path, threads)
     with np.load(source, allow_pickle=False) as arrays:
         named = {name: arrays[name] for name in arrays.files}
     answers = []
     for i in range(len(named["attention_mask"])):
-        runner, inputs = model.inputs({name: values[i] for name, values in named.items()})
-        answers.append(next(iter(runner(**inputs).values()))[0])
-    np.stack(answers).astype("<f4").tofile(out)
+        row = {name: values[i] for name, values in named.items()}
+        runner, inputs = model.inputs(row)
+        outputs = runner(**inputs)
+        tokens = max(int(row["attention_mask"].sum()), 1) if kind == "tokens" else 1
+        parts = [outputs[name][0] if kind == "tokens" else outputs[name] for name in names.split(",")]
+        answers.append(np.concatenate([part.reshape(len(part), -1)[:tokens] for part in parts], axis=1))
+    np.concatenate(answers).astype("<f4").tofile(out)
     return {"examples": len(answers)}
 
 
@@ -136,7 +141,7 @@ def main(words: list[str]) -> None:
     if command == "facts":
         reply: dict[str, Any] = {"version": version("ai-edge-litert")}
     elif command == "run":
-        reply = run(rest[0], rest[1], rest[2], int(rest[3]))
+        reply = run(rest[0], rest[1], rest[2], int(rest[3]), rest[4], rest[5])
     elif command == "bench":
         reply = bench(rest[0], *map(int, rest[1:]))
     elif command == "count":

@@ -15,6 +15,14 @@ FORMAT = 1
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILES = 64
 REPORT_FILES = ("report.json", "report.html")
+# What the gate of each task may be about.
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "text-classification": ("accuracy", "macro_f1"),
+    "token-classification": ("f1", "word_accuracy"),
+    "question-answering": ("f1", "exact_match"),
+    "embedding": ("cosine",),
+}
+WITHOUT_LABELS = ("question-answering", "embedding")
 AGAIN = "download or build the package again"
 
 
@@ -157,8 +165,13 @@ def parse_manifest(raw: bytes) -> Manifest:
     fields = Fields(value, "manifest.json")
     fields.integer("format")
     claimed = fields.sha256("package_id")
+    task = fields.text("task")
+    if task not in METRICS:
+        raise PackageError(
+            f"manifest.json is for the task {repr(task)[:60]}, which is not known here; update edgebert"
+        )
     manifest = Manifest(
-        task=fields.text("task"),
+        task=task,
         labels=fields.texts("labels"),
         target=fields.text("target"),
         backend=_backend(fields.object("backend")),
@@ -171,7 +184,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         recipe=fields.free("recipe"),
         seeds=fields.object("seeds").integer_map(),
         metrics=tuple(_stage(item) for item in fields.objects("metrics")),
-        gate=_gate(fields.object("gate")),
+        gate=_gate(fields.object("gate"), task),
         golden_tolerance=fields.number("golden_tolerance"),
         files=tuple(_file(item) for item in fields.objects("files")),
     )
@@ -217,10 +230,10 @@ def _stage(fields: Fields) -> StageMetrics:
     return fields.done(StageMetrics(fields.text("stage"), fields.object("metrics").number_map()))
 
 
-def _gate(fields: Fields) -> Gate:
+def _gate(fields: Fields, task: str) -> Gate:
     return fields.done(
         Gate(
-            fields.choice("metric", "accuracy", "macro_f1"),
+            fields.choice("metric", *METRICS[task]),
             fields.number("reference"),
             fields.number("max_drop"),
         )
@@ -241,7 +254,10 @@ def _check_meaning(manifest: Manifest) -> None:
         raise PackageError(f"manifest.json lists a file twice, or itself; {AGAIN}")
     if names != sorted(names):
         raise PackageError(f"manifest.json lists its files out of order; {AGAIN}")
-    if len(manifest.labels) < 2 or len(set(manifest.labels)) != len(manifest.labels):
+    if manifest.task in WITHOUT_LABELS:
+        if manifest.labels:
+            raise PackageError(f"manifest.json has labels, which {manifest.task} does not; {AGAIN}")
+    elif len(manifest.labels) < 2 or len(set(manifest.labels)) != len(manifest.labels):
         raise PackageError(f"manifest.json must have two or more different labels; {AGAIN}")
     if list(manifest.lengths) != sorted(set(manifest.lengths)) or 0 in manifest.lengths:
         raise PackageError(f"manifest.json must list lengths in ascending order; {AGAIN}")

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgebert.bench import BenchPlan, EngineSpec, benchmark, compare, full_inputs
-from edgebert.compression import CheckpointStep, Logits, TaskData
+from edgebert.compression import CheckpointStep
 from edgebert.conversion import ConvertedStep, convert_step, where_validated
 from edgebert.errors import MissingExtraError
+from edgebert.evaluation import Evaluation, agreement
 from edgebert.figures import BenchFigures
 from edgebert.gate import GateVerdict, judge
 from edgebert.machine import usable_cores
 from edgebert.progress import Reporter
 from edgebert.stages import StageStore
+from edgebert.tasks.rows import Answers
 from edgebert.tokenizer import TextTokenizer
-from edgebert.validate import agreement
 from edgebert_targets.base import Target, get_target
 from edgebert_targets.errors import MissingExtraError as TargetMissingExtraError
 
@@ -35,11 +36,11 @@ class StageSpeed:
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything measured for one target. `logits`: the final artifact's on the evaluation data."""
+    """Everything measured for one target. `answers`: the final artifact's to the evaluation data's rows."""
 
     converted: tuple[ConvertedStep, ...]
-    logits: Logits
-    accuracy: float
+    answers: Answers
+    score: float
     agreement: float
     teacher_agreement: float
     max_logit_difference: float
@@ -56,26 +57,26 @@ class Measured:
 def measure(
     target: Target,
     converted: Sequence[ConvertedStep],
-    logits: Logits,
-    data: TaskData,
+    answers: Answers,
+    evaluation: Evaluation,
     tokenizer: TextTokenizer,
     max_drop: float,
     store: StageStore,
     reporter: Reporter,
 ) -> Measured:
-    """Judge and time the chain of artifacts of one target."""
+    """Judge and time the chain of artifacts of one target. `answers`: the last one's to `evaluation`."""
     steps = [item.checkpoint for item in converted]
-    with_pytorch = agreement(logits, steps[-1].logits)
-    accuracy = float((logits.argmax(1) == data.targets()).mean())
-    chain = [(step.name, step.accuracy) for step in steps]
-    verdict = judge([*chain, (f"conversion to {target.name}", accuracy)], max_drop)
-    speeds, benches = time_stages(target, converted, data, tokenizer, store, reporter)
+    with_pytorch = agreement(evaluation.task, answers, steps[-1].answers)
+    score = evaluation.score(answers)
+    chain = [(step.name, step.score) for step in steps]
+    verdict = judge([*chain, (f"conversion to {target.name}", score)], max_drop)
+    speeds, benches = time_stages(target, converted, evaluation, tokenizer, store, reporter)
     return Measured(
         converted=tuple(converted),
-        logits=logits,
-        accuracy=accuracy,
+        answers=answers,
+        score=score,
         agreement=with_pytorch.share,
-        teacher_agreement=agreement(logits, steps[0].logits).share,
+        teacher_agreement=agreement(evaluation.task, answers, steps[0].answers).share,
         max_logit_difference=with_pytorch.max_difference,
         verdict=verdict,
         speeds=speeds,
@@ -87,16 +88,16 @@ def measure(
 def time_stages(
     target: Target,
     converted: Sequence[ConvertedStep],
-    data: TaskData,
+    evaluation: Evaluation,
     tokenizer: TextTokenizer,
     store: StageStore,
     reporter: Reporter,
 ) -> tuple[tuple[StageSpeed, ...], tuple[BenchFigures, ...]]:
     """Every stage's artifact in one interleaved run with one thread, then the last one with all cores."""
-    ids = [tokenizer.encode_ids(e.text, e.text_pair)[0] for e in data.evaluation[:TIMED_EXAMPLES]]
-    inputs = full_inputs(ids, data.max_length)
+    ids = [row.ids for row in evaluation.rows[:TIMED_EXAMPLES]]
+    inputs = full_inputs(ids, tokenizer.max_length)
     engines = [EngineSpec(f"stage {i}", target.name, item.model) for i, item in enumerate(converted)]
-    baseline = teacher_baseline(target, converted[0], data.max_length, store, reporter)
+    baseline = teacher_baseline(target, converted[0], tokenizer.max_length, store, reporter)
     plan, where, done = BenchPlan(threads=1), where_validated(target), 0
 
     def on_round() -> None:

@@ -16,9 +16,10 @@ from edgebert.archive import Archive, open_archive, write_zip
 from edgebert.atomic import atomic_dir, atomic_file
 from edgebert.errors import OutputError, PackageError
 from edgebert.golden import FILE as GOLDEN_FILE
-from edgebert.golden import GoldenExample, dump_golden, parse_golden
+from edgebert.golden import GoldenExample, GoldenForm, dump_golden, parse_golden
 from edgebert.manifest import AGAIN, MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
 from edgebert.strict_json import parse_json
+from edgebert.tasks.package import outputs_of, task_of_package
 from edgebert.tokenizer import TextTokenizer
 
 MANIFEST = "manifest.json"
@@ -112,7 +113,14 @@ class Package:
 
     def golden(self) -> tuple[GoldenExample, ...]:
         """The golden examples. Raises PackageError."""
-        return parse_golden(self.read_bytes(GOLDEN_FILE), len(self.manifest.labels))
+        return parse_golden(self.read_bytes(GOLDEN_FILE), self.golden_form)
+
+    @property
+    def golden_form(self) -> GoldenForm:
+        """What a golden example of this package's task holds."""
+        task = task_of_package(self.manifest.task)
+        outputs = outputs_of(task, self.manifest.labels)
+        return GoldenForm(outputs, task.per_token, task.measured_against_model)
 
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer with the manifest's settings. Raises ModelError."""

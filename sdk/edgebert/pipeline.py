@@ -1,84 +1,30 @@
-"""Classify text with a package: tokenizer, session and labels in one object."""
+"""`edgebert.load`: a package's tokenizer, session and labels in one object of its task's class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgebert.errors import PackageError, UsageError, WrongCpuError
-from edgebert.golden import GoldenExample
-from edgebert.inference import BATCH, text_logits
+from edgebert.inference import BATCH
 from edgebert.machine import architecture
 from edgebert.manifest import Manifest
+from edgebert.models.base import PackageModel
 from edgebert.package import Package, open_package
-from edgebert.tasks import text_classification
-from edgebert.tasks.text_classification import Prediction
-from edgebert.tokenizer import TextTokenizer
-from edgebert_targets.base import Session, SessionOptions, Target, TokenizingSession, get_target
+from edgebert_targets.base import Session, SessionOptions, Target, get_target
 from edgebert_targets.errors import UnknownTargetError
 
-
-class Classifier:
-    """A package ready to run. Not thread-safe. Close it, or use it as a context manager."""
-
-    def __init__(self, package: Package, session: Session, notes: tuple[str, ...] = ()) -> None:
-        self._package = package
-        self._session = session
-        self.tokenizer: TextTokenizer = package.tokenizer()
-        self.notes = notes
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._package.manifest
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.manifest.labels
-
-    def classify(
-        self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, top_k: int = 1
-    ) -> list[Prediction]:
-        """A prediction for each text, or pair where `pairs` has a second. Raises DataError, UsageError."""
-        if top_k < 1:
-            raise UsageError(f"top_k is {top_k}; ask for at least 1 class")
-        return text_classification.predictions(self.logits(texts, pairs), self.labels, top_k)
-
-    def logits(
-        self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, batch: int = BATCH
-    ) -> NDArray[np.float32]:
-        """Logits, float32 [n, classes], in the order of `texts`. Raises DataError, UsageError."""
-        return text_logits(self._session, self.tokenizer, texts, pairs, len(self.labels), batch=batch)
-
-    def runtime_ids(self, text: str, pair: str | None = None) -> list[int] | None:
-        """Ids by the tokenizer inside the model; None where the model has none. Raises InputError."""
-        if not isinstance(self._session, TokenizingSession):
-            return None
-        return self._session.tokenize(text, pair, self.tokenizer.max_length)
-
-    def golden(self) -> tuple[GoldenExample, ...]:
-        """The package's golden examples. Raises PackageError."""
-        return self._package.golden()
-
-    def close(self) -> None:
-        """Release the session and the package's temporary files."""
-        self._session.close()
-        self._package.close()
-
-    def __enter__(self) -> Classifier:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+# task -> module and class
+MODELS = {
+    "text-classification": ("classifier", "Classifier"),
+    "token-classification": ("tagger", "Tagger"),
+    "question-answering": ("answerer", "Answerer"),
+    "embedding": ("embedder", "Embedder"),
+}
 
 
-def load(path: str | Path, threads: int = 1) -> Classifier:
-    """Open the package at `path` with `threads` threads.
+def load(path: str | Path, threads: int = 1) -> PackageModel:
+    """Open the package at `path` with `threads` threads: a Classifier, Tagger, Answerer or Embedder.
 
     Raises PackageError, WrongCpuError, and the target's ArtifactError and MissingExtraError.
     """
@@ -91,13 +37,24 @@ def load(path: str | Path, threads: int = 1) -> Classifier:
         session = target.open(package.model_path(), SessionOptions(threads=threads))
         try:
             _check_session(package.manifest, session)
-            return Classifier(package, session, notes)
+            return model_of(package, session, notes)
         except BaseException:
             session.close()
             raise
     except BaseException:
         package.close()
         raise
+
+
+def model_of(
+    package: Package, session: Session, notes: tuple[str, ...] = (), batch: int = BATCH
+) -> PackageModel:
+    """The open `package`, run by `session`, as the class of its task. Raises ModelError."""
+    module, kind = MODELS[package.manifest.task]
+    opened: PackageModel = getattr(import_module(f"edgebert.models.{module}"), kind)(
+        package, session, notes, batch
+    )
+    return opened
 
 
 def package_target(manifest: Manifest) -> Target:

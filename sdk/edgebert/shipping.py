@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from edgebert.compression import TaskData
-from edgebert.data import Example, data_hash
+from edgebert.data import data_hash
+from edgebert.evaluation import Evaluation
 from edgebert.figures import Report
 from edgebert.golden import GoldenExample, record_golden
 from edgebert.manifest import (
@@ -26,6 +27,7 @@ from edgebert.package import PackageContents, write_package
 from edgebert.report import report_json
 from edgebert.report.html import report_html
 from edgebert.source_model import SourceModel
+from edgebert.tasks.package import PackageTask
 from edgebert.tokenizer import TextTokenizer
 from edgebert_targets.base import SessionOptions, Target
 
@@ -33,17 +35,24 @@ GOLDEN_COUNT = 24
 
 
 def golden_examples(
-    target: Target, model: Path, tokenizer: TextTokenizer, evaluation: Sequence[Example]
+    target: Target, model: Path, tokenizer: TextTokenizer, evaluation: Evaluation
 ) -> tuple[GoldenExample, ...]:
     """Examples spread evenly over the evaluation data, as the artifact `model` answers them on one thread."""
-    count = min(GOLDEN_COUNT, len(evaluation))
-    places = np.linspace(0, len(evaluation) - 1, count).round().astype(int)
-    chosen = [evaluation[i] for i in sorted(set(places.tolist()))]
+    count = min(GOLDEN_COUNT, len(evaluation.examples))
+    places = np.linspace(0, len(evaluation.examples) - 1, count).round().astype(int)
+    chosen = evaluation.chosen(sorted(set(places.tolist())))
+    firsts, seconds = zip(*map(evaluation.task.texts, chosen.examples), strict=True)
     session = target.open(model, SessionOptions(threads=1))
     try:
-        return record_golden(session, tokenizer, [e.text for e in chosen], [e.text_pair for e in chosen])
+        return record_golden(session, tokenizer, firsts, seconds, chosen.right)
     finally:
         session.close()
+
+
+def golden_tolerance(target: Target, task: PackageTask, golden: Sequence[GoldenExample]) -> float:
+    """Largest difference to the golden examples that another CPU may show."""
+    recorded = [np.array(example.logits, np.float32) for example in golden]
+    return task.golden_tolerance(target.golden_tolerance, recorded)
 
 
 def make_manifest(
@@ -53,12 +62,13 @@ def make_manifest(
     tokenizer: TextTokenizer,
     data: TaskData,
     model: SourceModel,
+    golden_tolerance: float,
 ) -> Manifest:
     """The manifest of what was built; `write_package` adds the files."""
     facts = target.inspect(measured.converted[-1].model)
     checked = report.validation
-    metrics = [StageMetrics(step.name, {checked.metric: step.accuracy}) for step in measured.steps]
-    metrics.append(StageMetrics("artifact", {checked.metric: measured.accuracy}))
+    metrics = [StageMetrics(step.name, {checked.metric: step.score}) for step in measured.steps]
+    metrics.append(StageMetrics("artifact", {checked.metric: measured.score}))
     return Manifest(
         task=report.task,
         labels=data.labels,
@@ -77,13 +87,17 @@ def make_manifest(
         source=Source(
             model.name,
             model.sha256,
-            {"train": data_hash(data.train), "eval": data_hash(data.evaluation)},
+            {
+                role: data_hash(rows)
+                for role, rows in (("train", data.train), ("eval", data.evaluation))
+                if rows
+            },
         ),
         recipe=report.recipe,
         seeds={"build": report.seed},
         metrics=tuple(metrics),
         gate=Gate(checked.metric, checked.teacher, checked.max_drop),
-        golden_tolerance=target.golden_tolerance,
+        golden_tolerance=golden_tolerance,
     )
 
 

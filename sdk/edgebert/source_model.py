@@ -42,7 +42,10 @@ HEADS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "electra": "generator_predictions.dense.weight",
         },
     ),
+    "embedding": ("Model", {}),  # the encoder is all of it
 }
+PACKAGED = ("text-classification", "token-classification", "question-answering")
+SENTENCE_MODULES = "modules.json"  # of sentence-transformers
 # Heads of pre-training, which any task may replace.
 PRETRAINED = ("ForMaskedLM", "ForPreTraining")
 
@@ -76,9 +79,7 @@ def resolve_model(model: str | Path, task: str = "text-classification") -> Sourc
     if task not in HEADS:
         raise UsageError(f"unknown task '{task[:60]}'; use one of: {', '.join(HEADS)}")
     suffix, head_weights = HEADS[task]
-    folder = Path(model)
-    if not folder.is_dir():
-        folder = _download(str(model))
+    folder = model_folder(model)
     config = _read_config(folder)
     architecture = config.get("model_type")
     if architecture not in ARCHITECTURES:
@@ -86,14 +87,14 @@ def resolve_model(model: str | Path, task: str = "text-classification") -> Sourc
             f"architecture '{architecture}' of '{model}' is not supported; "
             f"use one of: {', '.join(ARCHITECTURES)}"
         )
-    heads = [name for name in config.get("architectures") or [] if isinstance(name, str)]
-    other = [name for name in heads if "For" in name and not name.endswith(PRETRAINED)]
+    other = trained_heads(config)
     if other and not any(name.endswith(suffix) for name in other):
         raise ModelError(
             f"'{model}' is a {other[0]}, which is not made for {task}; "
             f"give a model '…{suffix}' or a plain encoder"
         )
-    trained = head_weights[architecture] in _parameter_names(folder)
+    names = _parameter_names(folder)
+    trained = head_weights[architecture] in names if head_weights else True
     if not (any(folder.glob("tokenizer.json")) or any(folder.glob("vocab*"))):
         raise ModelError(f"'{model}' has no tokenizer files; save the tokenizer beside the weights")
     labels = None
@@ -111,6 +112,29 @@ def resolve_model(model: str | Path, task: str = "text-classification") -> Sourc
         hidden_size=hidden_size,
         task=task,
     )
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder `model`, or where the hub's model of that name was put. Raises as `resolve_model`."""
+    folder = Path(model)
+    return folder if folder.is_dir() else _download(str(model))
+
+
+def task_of_model(model: str | Path) -> str | None:
+    """The task that the model's head was made for; None where it has none. Raises as `resolve_model`."""
+    folder = model_folder(model)
+    heads = trained_heads(_read_config(folder))
+    for task in PACKAGED:
+        if any(name.endswith(HEADS[task][0]) for name in heads):
+            return task
+    return "embedding" if not heads and (folder / SENTENCE_MODULES).is_file() else None
+
+
+def trained_heads(config: Mapping[str, Any]) -> list[str]:
+    """Class names of `architectures` that stand for a task's head, not for one of pre-training."""
+    names = config.get("architectures")
+    known = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return [name for name in known if "For" in name and not name.endswith(PRETRAINED)]
 
 
 def match_labels(model: SourceModel, labels: Sequence[str]) -> tuple[str, ...]:

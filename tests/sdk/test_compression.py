@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 from edgebert.compression import CheckpointStep, TaskData, compress, describe_training
-from edgebert.data import Example
 from edgebert.errors import ModelError
 from edgebert.progress import SilentReporter
 from edgebert.source_model import resolve_model
@@ -212,11 +211,6 @@ def test_how_a_stage_trains_in_words() -> None:
     assert describe_training(PRUNE) == "1 epochs with distillation from the teacher"
     alone = TrainStage(training=QUICK, distillation=Distillation(0.0))
     assert describe_training(alone) == "1 epochs on the labels"
-
-
-def test_targets_are_class_numbers() -> None:
-    rows = [Example("x", None, "b"), Example("y", None, "a")]
-    assert TaskData(("a", "b"), rows, rows, 32).targets().tolist() == [1, 0]
 
 
 @pytest.mark.slow

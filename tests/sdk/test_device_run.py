@@ -16,6 +16,7 @@ from edgebert.data import Example, write_jsonl
 from edgebert.device_bench import throttling, trip_temperature
 from edgebert.device_check import compare_with_host, spread
 from edgebert.pipeline import load
+from edgebert.tasks.package import get_package_task
 from edgebert_targets.base import get_target
 from tests.sdk.device_packages import FakeDevice, device_facts, make_packages
 
@@ -150,16 +151,19 @@ def test_spread_takes_both_ends_in_order(count: int, limit: int | None) -> None:
     assert found[0] == 0 and (len(found) == 1 or found[-1] == count - 1)
 
 
+TASK = get_package_task("text-classification")
+
+
 def test_compare_with_host_counts_bits_classes_and_the_largest_difference() -> None:
     host = np.array([[1, 2], [3, 1], [0.0, -1]], np.float32)
     device = np.array([[1, 2], [3, 3.5], [-0.0, -1]], np.float32)
-    found = compare_with_host(device, host, get_target("int8-sparse"), "neon", "avx2")
+    found = compare_with_host(TASK, device, host, get_target("int8-sparse"), "neon", "avx2")
     assert (found.examples, found.identical, found.same_class) == (3, 1, 2)
     assert found.max_difference == 2.5
     assert "has to give the same bits everywhere and does not (avx2 here, neon on the device)" in (
         found.explanation
     )
-    float_target = compare_with_host(device, host, get_target("arm64"), "XNNPACK for asimd", "XNNPACK")
+    float_target = compare_with_host(TASK, device, host, get_target("arm64"), "XNNPACK for asimd", "XNNPACK")
     assert "rounded in another order" in float_target.explanation
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgebert.errors import PackageError
-from edgebert.golden import GoldenExample, dump_golden, parse_golden
+from edgebert.golden import GoldenExample, GoldenForm, dump_golden, parse_golden
 from edgebert.manifest import (
     Backend,
     Cpu,
@@ -41,7 +41,7 @@ FILES = st.dictionaries(NAME, st.tuples(st.integers(0, 1 << 40), SHA), max_size=
 )
 MANIFESTS = st.builds(
     Manifest,
-    task=TEXT,
+    task=st.just("text-classification"),
     labels=st.lists(TEXT, min_size=2, max_size=5, unique=True).map(tuple),
     target=TEXT,
     backend=st.builds(Backend, TEXT, TEXT),
@@ -171,7 +171,7 @@ GOLDEN = st.builds(
 @settings(deadline=None)
 @given(st.lists(GOLDEN, max_size=4))
 def test_golden_round_trip_is_exact(rows: list[GoldenExample]) -> None:
-    again = parse_golden(dump_golden(rows), classes=3)
+    again = parse_golden(dump_golden(rows), GoldenForm(3))
     assert list(again) == rows
     assert [v.hex() for r in again for v in r.logits] == [v.hex() for r in rows for v in r.logits]
 
@@ -195,4 +195,4 @@ def test_golden_round_trip_is_exact(rows: list[GoldenExample]) -> None:
 def test_bad_golden_line_is_named(line: str) -> None:
     good = '{"text": "a", "ids": [1], "logits": ["0x1p+0", "0x1p+0"]}\n'
     with pytest.raises(PackageError, match="line 2"):
-        parse_golden((good + line).encode(), classes=2)
+        parse_golden((good + line).encode(), GoldenForm(2))

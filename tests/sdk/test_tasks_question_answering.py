@@ -232,7 +232,7 @@ def test_normalisation_and_figures() -> None:
 
 def test_figures_of_predictions() -> None:
     data = TASK.tokenize(wordpiece(), [WHO, WHERE], (), 64)
-    figures = TASK.figures(perfect(data), data, [WHO, WHERE])
+    figures = TASK.figures([np.stack(row, axis=-1) for row in perfect(data)], data.windows, [WHO, WHERE], ())
     assert (figures.exact_match, figures.f1) == (1, 1)
 
 

@@ -9,17 +9,21 @@ import pytest
 
 from edgebert.data import Example, data_hash
 from edgebert.errors import DataError
+from edgebert.evaluation import agreement
 from edgebert.golden import record_golden
 from edgebert.manifest import Gate, Source
 from edgebert.package import PackageContents, open_package, write_package
 from edgebert.pipeline import load
-from edgebert.validate import agreement, evaluate, validate_package
+from edgebert.tasks.package import get_package_task
+from edgebert.validate import validate_package
 from tests.factories import LABELS
 from tests.sdk.packages import FakeTarget, make_contents, make_package, target
 
 __all__ = ["target"]
 
 TEXTS = ["turn on the light", "play my song", "set the timer", "call mum", "stop", "what is the weather"]
+
+TASK = get_package_task("text-classification")
 
 
 def answered(path: Path, wrong: int) -> list[Example]:
@@ -121,11 +125,11 @@ def test_recorded_golden_examples_are_met_again(tmp_path: Path, target: FakeTarg
 def test_agreement_by_hand() -> None:
     one = np.array([[1, 2], [3, 0], [0, 1]], np.float32)
     other = np.array([[1, 2.5], [0, 3], [0, 1]], np.float32)
-    found = agreement(one, other)
+    found = agreement(TASK, one, other)
     assert found.share == pytest.approx(2 / 3)
     assert found.max_difference == 3
 
 
-def test_evaluate_needs_examples() -> None:
+def test_figures_need_examples() -> None:
     with pytest.raises(DataError, match="no examples"):
-        evaluate(np.zeros((0, 2), np.float32), [], ("a", "b"))
+        TASK.figures([], [], [], ("a", "b"))

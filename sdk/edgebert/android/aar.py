@@ -29,6 +29,17 @@ LITERT_ASSETS = ("tokenizer.json", "labels.json", GOLDEN_FILE)
 METADATA = "META-INF/com/android/build/gradle/aar-metadata.properties"
 AAR_METADATA = b"aarFormatVersion=1.0\naarMetadataVersion=1.0\nminCompileSdk=24\n"
 MIN_SDK = 24
+# How an app asks the engine's library, by task; it has no call for the tags of words.
+CALLS = {
+    "text-classification": 'println(model.classify("…")[0])          // one of: ${labels}, …',
+    "question-answering": 'println(model.answer("a question", "the text that it is about").text())',
+    "embedding": 'println(model.embed("…").size)',
+}
+SELF_TEST = (
+    '4. Prove it on the device: `SelfTest.run(model, context.assets.open("${name}.golden.jsonl")).passed()`.'
+)
+# The self-test compares one answer a text.
+SELF_TESTED = ("text-classification", "embedding")
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Archive:
 def package_for_android(package: Path, out: Path, name: str, *, force: bool) -> Archive:
     """Write `out`/NAME.aar, a Gradle snippet and a README for the int8-sparse or arm64 `package`.
 
-    Raises UsageError (a name Android would refuse), AndroidError (a package of another target),
+    Raises UsageError (a name Android would refuse), AndroidError (a package of another target or task),
     MissingExtraError (build tools), and what `open_package` and `atomic_dir` raise.
     """
     if not NAME.fullmatch(name):
@@ -57,13 +68,25 @@ def package_for_android(package: Path, out: Path, name: str, *, force: bool) -> 
                 f"a package for '{opened.manifest.target}' does not run on Android; build one with "
                 "--target int8-sparse (our engine) or --target arm64 (LiteRT)"
             )
+        task = opened.manifest.task
+        if model == ENGINE_MODEL and task not in CALLS:
+            raise AndroidError(
+                f"the Android library has no call for {task}; build the package with --target arm64 (LiteRT)"
+            )
         asset = f"{name}.{model.rpartition('.')[2]}"
         entries = _engine_entries(opened, name) if model == ENGINE_MODEL else _litert_entries(opened, name)
         with atomic_dir(out, force) as folder:
             write_archive(folder / f"{name}.aar", entries)
             template = "gradle-engine.md" if model == ENGINE_MODEL else "gradle-litert.md"
             text = (library_sources() / "templates" / template).read_text(encoding="utf-8")
-            values = {"name": name, "asset": asset, "labels": ", ".join(opened.manifest.labels[:3])}
+            few = ", ".join(opened.manifest.labels[:3])
+            values = {
+                "call": CALLS.get(task, ""),
+                "proof": SELF_TEST if task in SELF_TESTED else "",
+                "name": name,
+                "asset": asset,
+                "labels": few if model == ENGINE_MODEL or not few else f" ({few}, …)",
+            }
             (folder / "README.md").write_text(fill(text, values), encoding="utf-8")
     return Archive(out / f"{name}.aar", asset, {entry: len(content) for entry, content in entries.items()})
 

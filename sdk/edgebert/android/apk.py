@@ -96,6 +96,10 @@ def _entries(bare: Path, dex: Path, packages: Mapping[str, Path]) -> dict[str, b
                 raise AndroidError(
                     f"'{path}' is a package for {opened.manifest.target}; build one with --target int8-sparse"
                 )
+            if opened.manifest.task != "text-classification":
+                raise AndroidError(
+                    f"'{path}' is a package for {opened.manifest.task}; the demo app classifies texts"
+                )
             entries[f"assets/{name}.gguf"] = opened.model_path().read_bytes()
             entries[f"assets/{name}.golden.jsonl"] = opened.read_bytes(GOLDEN_FILE)
     return entries

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from edgebert.builder import BuildOptions, BuildResult, TargetResult, build_packages
+from edgebert.cli.ask import get_verb
 from edgebert.cli.console import console_reporter
 from edgebert.cli.output import column_options, device_option, json_option, megabytes, print_json, print_table
 from edgebert.data import Columns
 from edgebert.figures import Report
+from edgebert.tasks.package import PACKAGE_TASKS
 from edgebert_targets.base import get_target
 
 
@@ -20,13 +22,21 @@ def result_rows(results: tuple[TargetResult, ...]) -> list[tuple[str, ...]]:
     """Before and after, a column a target."""
     reports = [result.report for result in results]
     return [
-        ("accuracy", *(f"{r.validation.teacher:.2%} → {r.validation.artifact:.2%}" for r in reports)),
+        (
+            metric_text(reports),
+            *(f"{r.validation.teacher:.2%} → {r.validation.artifact:.2%}" for r in reports),
+        ),
         ("size", *(arrow(r.stages[0].size_raw_bytes, r.size.model_raw) for r in reports)),
         ("size zipped", *(arrow(r.stages[0].size_zip_bytes, r.size.model_zip) for r in reports)),
         ("latency p50", *(latency_text(report) for report in reports)),
         *device_line(reports),
         ("agrees with PyTorch", *(f"{r.validation.agreement_with_pytorch:.2%}" for r in reports)),
     ]
+
+
+def metric_text(reports: list[Report]) -> str:
+    """The metric of the task, which all targets share."""
+    return reports[0].validation.metric if reports else "accuracy"
 
 
 def device_line(reports: list[Report]) -> list[tuple[str, ...]]:
@@ -64,12 +74,16 @@ def json_result(result: BuildResult) -> dict[str, Any]:
 @click.option(
     "--model", help="Folder or hub id of a Hugging Face encoder. Default: the bundled home-intents."
 )
-@click.option("--train", help="Training data: .jsonl, .csv, .tsv, or a datasets id NAME[:CONFIG[:SPLIT]].")
+@click.option(
+    "--task", type=click.Choice(list(PACKAGE_TASKS)),
+    help="What the model is for. Default: what its head says, else text-classification.",
+)  # fmt: skip
+@click.option("--train", help="Training data in the task's form, such as .jsonl with text and label.")
 @click.option("--eval", "evaluation", help="Evaluation data, same forms; the gate counts on it.")
 @click.option("--target", "targets", multiple=True, help="Target to build for; may be given several times.")
 @click.option("--recipe", help="Name of a built-in recipe or a YAML file. Default: what pays on the target.")
 @click.option(
-    "--max-drop", default=0.01, show_default=True, help="Largest accepted loss of accuracy, 0 to 1."
+    "--max-drop", default=0.01, show_default=True, help="Largest accepted loss of the task's metric, 0 to 1."
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for the packages, one below it a target."
@@ -113,4 +127,11 @@ def command(
         click.echo(f"{built.target}: {built.package}  (report: {inside})")
         if platform.machine() not in get_target(built.target).cpu_architectures:
             click.echo(f"  {built.report.validation.where}")
-    click.echo(f'Try it: edgebert run {result.targets[0].package} "some text"')
+    click.echo(
+        f"Try it: edgebert run {result.targets[0].package} {example_words(result.targets[0].report.task)}"
+    )
+
+
+def example_words(task: str) -> str:
+    """Arguments of `edgebert run` to try a package with."""
+    return get_verb(task).example

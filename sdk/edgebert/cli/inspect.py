@@ -43,7 +43,7 @@ def overview(manifest: Manifest, facts: ArtifactFacts, sizes: dict[str, int]) ->
     limit = manifest.tokenizer.max_length
     rows = [
         ("id", manifest.package_id),
-        ("task", f"{manifest.task}, {len(manifest.labels)} classes"),
+        ("task", f"{manifest.task}, {len(manifest.labels)} classes" if manifest.labels else manifest.task),
         ("target", f"{manifest.target} ({manifest.backend.name} {manifest.backend.version})"),
         ("size", f"{megabytes(sum(sizes.values()))}, the model {megabytes(facts.nbytes)}"),
         ("weights in INT8", percent(facts.quantized_share)),
@@ -51,13 +51,13 @@ def overview(manifest: Manifest, facts: ArtifactFacts, sizes: dict[str, int]) ->
         ("CPU", " or ".join(facts.cpu_architectures)),
         ("CPU features", " or ".join(facts.cpu_features_any) or "none beyond the baseline"),
     ]
-    rows += [(f"accuracy: {stage.stage}", _stage(dict(stage.metrics))) for stage in manifest.metrics]
+    metric = manifest.gate.metric
+    rows += [(f"{metric}: {stage.stage}", _stage(stage.metrics.get(metric))) for stage in manifest.metrics]
     return rows + [("note", note) for note in facts.notes]
 
 
-def _stage(metrics: dict[str, float]) -> str:
-    accuracy = metrics.get("accuracy")
-    return percent(accuracy) if accuracy is not None else "not measured"
+def _stage(value: float | None) -> str:
+    return percent(value) if value is not None else "not measured"
 
 
 def print_parts(parts: Sequence[PartFacts]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +18,20 @@ from edgebert.cli.output import (
     print_table,
     threads_option,
 )
-from edgebert.data import Example
 from edgebert.errors import EXIT_GATE, EXIT_OK
 from edgebert.figures import DeviceFigures
-from edgebert.validate import GoldenCheck, PackageValidation, validate_package
+from edgebert.validate import GoldenCheck, PackageValidation, check_examples, validate_package
+
+if TYPE_CHECKING:
+    from edgebert.data import Columns
+
+METRIC_WORDS = {
+    "macro_f1": "macro F1",
+    "f1": "F1",
+    "word_accuracy": "right tags",
+    "exact_match": "exact match",
+    "cosine": "cosine to the float model",
+}
 
 
 @click.command()
@@ -28,13 +39,13 @@ from edgebert.validate import GoldenCheck, PackageValidation, validate_package
 @click.option(
     "--eval",
     "source",
-    help="Labelled data: a .jsonl, .csv or .tsv file, or a datasets id NAME[:CONFIG[:SPLIT]].",
+    help="Data in the form of the package's task; for classes also a datasets id NAME[:CONFIG[:SPLIT]].",
 )
 @column_options
 @click.option(
     "--min-accuracy",
     type=click.FloatRange(0, 1),
-    help="Smallest accuracy, as a fraction, that passes; without it the package's own gate decides.",
+    help="Smallest value of the task's metric that passes; without it the package's own gate decides.",
 )
 @device_option
 @click.option(
@@ -56,11 +67,11 @@ def command(
     threads: int,
     as_json: bool,
 ) -> int:
-    """Check PACKAGE: its golden examples, and with --eval its accuracy. Exit code 2 when it fails."""
-    from edgebert.data import Columns, load_examples
+    """Check PACKAGE: its golden examples, and with --eval its metric. Exit code 2 when it fails."""
+    from edgebert.data import Columns
 
     columns = Columns(text_column, pair_column, label_column)
-    examples = load_examples(source, columns, split="validation") if source is not None else []
+    examples = read_examples(package, source, columns) if source is not None else []
     if min_accuracy is not None and not examples:
         raise click.UsageError("--min-accuracy needs --eval.")
     if limit is not None and (device is None or not examples):
@@ -83,10 +94,22 @@ def command(
     return EXIT_GATE
 
 
+def read_examples(path: Path, source: str, columns: Columns) -> list[Any]:
+    """The data at `source` as the task of the package at `path` has it. Raises PackageError, DataError."""
+    from edgebert.package import open_package
+    from edgebert.tasks.package import task_of_package
+
+    with open_package(path, verify=False) as package:
+        task = task_of_package(package.manifest.task)
+    if task.measured_against_model:
+        check_examples(task, [source])
+    return task.load(source, columns, "validation")
+
+
 def on_device(
     spec: str,
     package: Path,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     threads: int,
     min_accuracy: float | None,
     limit: int | None,
@@ -157,10 +180,9 @@ def to_rows(result: PackageValidation) -> list[tuple[str, str]]:
         ("largest logit difference", f"{golden.max_difference:.3g} (allowed {golden.tolerance:g})"),
     ]
     if figures is not None:
-        rows += [
-            (f"accuracy on {figures.examples} examples", percent(figures.accuracy)),
-            ("macro F1", percent(figures.macro_f1)),
-        ]
+        values = [(name, value) for name, value in vars(figures).items() if name != "examples"]
+        first, *others = [(METRIC_WORDS.get(name, name), percent(value)) for name, value in values]
+        rows += [(f"{first[0]} on {figures.examples} examples", first[1]), *others]
     if result.device is not None:
         rows += device_rows(result.device)
     return [*rows, ("verdict", "passed" if result.passed else "failed")]

@@ -6,7 +6,7 @@ from edgebert.figures import DeviceBench, DeviceFigures
 from edgebert.report import words
 
 
-def device_rows(device: DeviceFigures | None) -> list[tuple[str, str]]:
+def device_rows(device: DeviceFigures | None, metric: str = "accuracy") -> list[tuple[str, str]]:
     """(name, value) rows; none where the model was run on no device."""
     if device is None:
         return []
@@ -20,7 +20,9 @@ def device_rows(device: DeviceFigures | None) -> list[tuple[str, str]]:
     ]
     if device.accuracy is not None:
         part = "" if device.examples == device.available else f" of {device.available:,}"
-        rows.append((f"Accuracy on {device.examples:,}{part} examples", words.percent(device.accuracy)))
+        rows.append(
+            (f"{metric.capitalize()} on {device.examples:,}{part} examples", words.percent(device.accuracy))
+        )
     right = device.golden_examples - device.golden_wrong
     rows.append(
         ("Golden examples met", f"{right} of {device.golden_examples}, largest logit difference "

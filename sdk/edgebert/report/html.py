@@ -33,7 +33,7 @@ def report_html(report: Report) -> str:
         sparsity_chart=sparsity_chart(report.layers),
         recipe=json.dumps(dict(report.recipe), indent=2, ensure_ascii=False),
         machine=machine_rows(report),
-        device=device_rows(report.device),
+        device=device_rows(report.device, report.validation.metric),
     )
 
 
@@ -117,7 +117,9 @@ def accuracy_chart(report: Report) -> Markup:
     label = f"as {report.backend} runs it"
     rows.append(Row(label, check.artifact, words.percent(check.artifact), strong=True))
     described = "; ".join(f"{row.label} {row.shown}" for row in rows)
-    return charts.dot_chart(rows, f"Accuracy by stage: {described}", check.teacher - check.max_drop)
+    return charts.dot_chart(
+        rows, f"{check.metric.capitalize()} by stage: {described}", check.teacher - check.max_drop
+    )
 
 
 def latency_chart(bench: BenchFigures) -> Markup:

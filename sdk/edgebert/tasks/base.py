@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from edgebert.errors import DataError, ModelError, UsageError
+from edgebert.tasks.rows import paired
 from edgebert.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from edgebert_compress.data import TokenizedDataset
 
-Metric = Literal["accuracy", "f1", "masked accuracy"]
+Metric = Literal["accuracy", "f1", "masked accuracy", "cosine"]
 Logits = tuple[NDArray[np.float32], ...]
 # task -> module and class; a module is imported when its task is asked for
 TASKS = {
@@ -105,16 +106,6 @@ def text_room(tokenizer: Tokenizer, max_length: int, *, pair: bool) -> int:
     return max_length - special
 
 
-class RowBuilder:
-    """Rows of token ids as tuples that share their integers: a large corpus then takes 8 bytes a token."""
-
-    def __init__(self) -> None:
-        self._shared: dict[int, int] = {}
-
-    def row(self, values: Sequence[int]) -> tuple[int, ...]:
-        return tuple(map(self._shared.setdefault, values, values))
-
-
 def windows_of(encoding: Encoding) -> list[Encoding]:
     """The rows that a long text was cut into, in order."""
     return [encoding, *encoding.overflowing]
@@ -128,10 +119,4 @@ def check_not_empty(found: int, path: Path) -> None:
 
 def each_row(predictions: Iterable[Logits], data: TokenizedDataset) -> Iterator[tuple[int, Logits]]:
     """The number of each row of `data` and its prediction. Raises DataError where there is not one a row."""
-    rows = 0
-    for rows, prediction in enumerate(predictions, 1):
-        if rows > len(data):
-            break
-        yield rows - 1, prediction
-    if rows != len(data):
-        raise DataError(f"{rows} predictions for {len(data)} rows; predict the same data again")
+    return paired(predictions, len(data))

@@ -15,7 +15,6 @@ from edgebert.errors import DataError, ModelError
 from edgebert.tasks.base import (
     Logits,
     Metric,
-    RowBuilder,
     check_not_empty,
     each_row,
     encode_all,
@@ -23,6 +22,7 @@ from edgebert.tasks.base import (
     text_room,
     windows_of,
 )
+from edgebert.tasks.rows import RowBuilder
 from edgebert.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -46,15 +46,7 @@ class MaskedLanguageModel:
     metric: Metric = "masked accuracy"
 
     def read(self, path: Path) -> list[TextExample]:
-        if path.suffix.lower() not in (".txt", ".jsonl"):
-            raise DataError(f"'{path}' has an unknown format '{path.suffix}'; use .txt or .jsonl")
-        text = read_utf8(path)
-        if path.suffix.lower() == ".jsonl":
-            lines = [checked_text(row.get("text"), where, "text") for where, row in json_lines(path, text)]
-        else:
-            lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
-        check_not_empty(len(lines), path)
-        return [TextExample(line) for line in lines]
+        return read_texts(path)
 
     def labels(self, examples: Sequence[TextExample]) -> tuple[str, ...]:
         return ()
@@ -116,6 +108,19 @@ class MaskedLanguageModel:
             hits += int((logits[hidden].argmax(axis=-1) == truth[hidden]).sum())
             total += int(hidden.sum())
         return hits / total if total else 0.0
+
+
+def read_texts(path: Path) -> list[TextExample]:
+    """The texts of a .txt file, one a line, or of JSON lines. Raises DataError with the file and the line."""
+    if path.suffix.lower() not in (".txt", ".jsonl"):
+        raise DataError(f"'{path}' has an unknown format '{path.suffix}'; use .txt or .jsonl")
+    text = read_utf8(path)
+    if path.suffix.lower() == ".jsonl":
+        lines = [checked_text(row.get("text"), where, "text") for where, row in json_lines(path, text)]
+    else:
+        lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    check_not_empty(len(lines), path)
+    return [TextExample(line) for line in lines]
 
 
 def mask_token(tokenizer: Tokenizer) -> int:

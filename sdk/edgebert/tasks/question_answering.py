@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from edgebert.data import Columns
 from edgebert.tasks.base import (
     Logits,
     Metric,
-    RowBuilder,
-    each_row,
     encode_all,
     rounded_length,
     text_room,
     windows_of,
 )
+from edgebert.tasks.package import equal_choices
+from edgebert.tasks.rows import Answers, Place, Row, RowBuilder, dataset_of, paired
 from edgebert.tasks.squad import QuestionExample, SpanFigures, read_questions, span_figures
 from edgebert.tokenizer import TextTokenizer
 
@@ -33,23 +34,74 @@ ANSWER_TOKENS = 30  # no longer answer is given
 LONGEST = 384
 
 
+class Asked(Protocol):
+    """A question, and the text that its answer is a part of."""
+
+    @property
+    def question(self) -> str: ...
+
+    @property
+    def context(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Characters `start` to `end` of the context. `score`: sum of the two logits, to compare answers by.
+
+    Without a text there is no answer, and where the context has nothing to offer the score is -infinity.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
 @dataclass(frozen=True)
 class QuestionAnswering:
     """Reads SQuAD v1.1 JSON, or JSON lines `{"question", "context", "answers": {"text", "answer_start"}}`."""
 
     name: str = "question-answering"
     metric: Metric = "f1"
+    has_labels: bool = False
+    per_token: bool = True
+    whole_texts: bool = False
+    measured_against_model: bool = False
 
     def read(self, path: Path) -> list[QuestionExample]:
         return read_questions(path)
 
+    def load(self, source: str, columns: Columns, split: str) -> list[QuestionExample]:
+        return self.read(Path(source))
+
     def labels(self, examples: Sequence[QuestionExample]) -> tuple[str, ...]:
         return ()
+
+    def check(self, examples: Sequence[QuestionExample], labels: Sequence[str]) -> None:
+        """Nothing to check: there are no classes."""
+
+    def texts(self, example: QuestionExample) -> tuple[str, str | None]:
+        return example.question, example.context
 
     def needed_length(self, tokenizer: TextTokenizer, examples: Sequence[QuestionExample], limit: int) -> int:
         """As for every task, but at most 384: longer texts are read in windows."""
         encodings = encode_all(tokenizer.bare(), [(e.question, e.context) for e in examples])
         return rounded_length(max(len(encoding) for encoding in encodings), min(limit, LONGEST))
+
+    def rows(self, tokenizer: TextTokenizer, examples: Sequence[Asked], max_length: int) -> list[Row]:
+        """One row a window of the context, with the question before it."""
+        bare, cutting = tokenizer.bare(), tokenizer.bare()
+        room = text_room(bare, max_length, pair=True)
+        shared, found = RowBuilder(), []
+        for index, example in enumerate(examples):
+            question, taken = cut_question(bare, example.question, min(QUESTION_TOKENS, room // 2))
+            overlap = min(STRIDE, (room - taken) // 2)
+            cutting.enable_truncation(max_length, stride=overlap, strategy="only_second")
+            (encoding,) = encode_all(cutting, [(question, example.context)])
+            for row in windows_of(encoding):
+                types = row.type_ids if tokenizer.token_types else [0] * len(row.ids)
+                found.append(Row(shared.row(row.ids), shared.row(types), index, context_offsets(row)))
+        return found
 
     def tokenize(
         self,
@@ -58,33 +110,14 @@ class QuestionAnswering:
         labels: Sequence[str],
         max_length: int,
     ) -> TokenizedDataset:
-        """One row a window, with the span of the first answer; (0, 0) where the window has not all of it."""
-        from edgebert_compress.data import TokenizedDataset, Window
-
-        bare, cutting = tokenizer.bare(), tokenizer.bare()
-        room = text_room(bare, max_length, pair=True)
-        ids, types, spans, windows = [], [], [], []
-        shared = RowBuilder()
-        for index, example in enumerate(examples):
-            question, taken = cut_question(bare, example.question, min(QUESTION_TOKENS, room // 2))
-            overlap = min(STRIDE, (room - taken) // 2)
-            cutting.enable_truncation(max_length, stride=overlap, strategy="only_second")
-            (encoding,) = encode_all(cutting, [(question, example.context)])
-            rows = windows_of(encoding)
-            for place, row in enumerate(rows):
-                offsets = context_offsets(row)
-                ids.append(shared.row(row.ids))
-                types.append(shared.row(row.type_ids if tokenizer.token_types else [0] * len(row.ids)))
-                spans.append(token_span(offsets, example, first=place == 0, last=place == len(rows) - 1))
-                windows.append(Window(index, offsets))
-        return TokenizedDataset(
-            input_ids=tuple(ids),
-            token_type_ids=tuple(types),
-            labels=(0,) * len(ids),
-            pad_token_id=tokenizer.pad_id,
-            spans=tuple(spans),
-            windows=tuple(windows),
-        )
+        """`rows` with the span of the first answer; (0, 0) where the window has not all of it."""
+        rows = self.rows(tokenizer, examples, max_length)
+        owners, spans = [row.example for row in rows], []
+        for place, row in enumerate(rows):
+            first = place == 0 or owners[place - 1] != row.example
+            last = place + 1 == len(rows) or owners[place + 1] != row.example
+            spans.append(token_span(row.offsets, examples[row.example], first=first, last=last))
+        return dataset_of(rows, tokenizer.pad_id, spans=tuple(spans))
 
     def measure(
         self,
@@ -93,38 +126,69 @@ class QuestionAnswering:
         examples: Sequence[QuestionExample],
         labels: Sequence[str],
     ) -> float:
-        return self.figures(predictions, data, examples).f1
-
-    def figures(
-        self, predictions: Iterable[Logits], data: TokenizedDataset, examples: Sequence[QuestionExample]
-    ) -> SpanFigures:
-        """Exact match and F1 of the answers."""
-        return span_figures(self.answers(predictions, data, examples), examples)
+        return span_figures(self.answers(predictions, data, examples), examples).f1
 
     def answers(
         self, predictions: Iterable[Logits], data: TokenizedDataset, examples: Sequence[QuestionExample]
     ) -> list[str]:
         """The answer to each question, from start and end logits, float32 [tokens] each, of every window.
 
-        The span with the highest sum of start and end logit wins, over all windows. Where some question of
-        the data has no answer, "" is an answer too: it scores the lowest sum at the first token of a window.
+        "" is an answer too where some question of the data has none.
         """
         assert data.windows is not None
-        may_be_none = any(not example.answers for example in examples)
-        best = [(-np.inf, "")] * len(examples)
-        none = [np.inf] * len(examples)
-        for row, (start, end) in each_row(predictions, data):
-            window = data.windows[row]
-            number = window.example
-            score, first, last = best_span(start, end, window.offsets, ANSWER_TOKENS)
-            if score > best[number][0]:
-                text = examples[number].context[window.offsets[first, 0] : window.offsets[last, 1]]
-                best[number] = (score, text)
-            none[number] = min(none[number], float(start[0]) + float(end[0]))
-        return [
-            "" if may_be_none and empty > score else text
-            for (score, text), empty in zip(best, none, strict=True)
-        ]
+        joined = (np.stack(heads, axis=-1) for heads in predictions)
+        found = best_answers(joined, data.windows, examples, may_be_none=has_unanswerable(examples))
+        return [answer.text for answer in found]
+
+    def figures(
+        self, answers: Answers, places: Sequence[Place], examples: Sequence[QuestionExample],
+        labels: Sequence[str], right: Answers | None = None,
+    ) -> SpanFigures:  # fmt: skip
+        """Exact match and F1 of the answers."""
+        found = best_answers(answers, places, examples, may_be_none=has_unanswerable(examples))
+        return span_figures([answer.text for answer in found], examples)
+
+    def agreement(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+        return float(equal_choices(one, other, 0).all())
+
+    def same(self, found: NDArray[np.float32], recorded: NDArray[np.float32], tolerance: float) -> bool:
+        return bool(equal_choices(found, recorded, 0, tolerance).all())
+
+    def golden_tolerance(self, target: float, recorded: Answers) -> float:
+        return target
+
+
+def has_unanswerable(examples: Sequence[QuestionExample]) -> bool:
+    """Whether the data says of some question that its context does not answer it."""
+    return any(not example.answers for example in examples)
+
+
+def best_answers(
+    answers: Iterable[NDArray[np.float32]],
+    places: Sequence[Place],
+    examples: Sequence[Asked],
+    *,
+    may_be_none: bool,
+) -> list[Answer]:
+    """The answer to each question, from logits [tokens, 2] of every window, start and end.
+
+    The span with the highest sum of start and end logit wins, over all windows. With `may_be_none`, "" is an
+    answer too: it scores the lowest sum at the first token of a window.
+    """
+    best = [Answer("", 0, 0, -np.inf)] * len(examples)
+    none = [np.inf] * len(examples)
+    for row, logits in paired(answers, len(places)):
+        place = places[row]
+        score, first, last = best_span(logits[:, 0], logits[:, 1], place.offsets, ANSWER_TOKENS)
+        if score > best[place.example].score:
+            start, end = int(place.offsets[first, 0]), int(place.offsets[last, 1])
+            text = examples[place.example].context[start:end]
+            best[place.example] = Answer(text, start, end, score)
+        none[place.example] = min(none[place.example], float(logits[0, 0]) + float(logits[0, 1]))
+    return [
+        Answer("", 0, 0, empty) if may_be_none and empty > answer.score else answer
+        for answer, empty in zip(best, none, strict=True)
+    ]
 
 
 def cut_question(tokenizer: Tokenizer, question: str, limit: int) -> tuple[str, int]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebert.data import Example, load_examples
+from edgebert.data import Columns, Example, load_examples
 from edgebert.errors import DataError
-from edgebert.tasks.base import Logits, Metric, RowBuilder, each_row, rounded_length
+from edgebert.tasks.base import Logits, Metric, each_row, rounded_length
+from edgebert.tasks.package import equal_choices
+from edgebert.tasks.rows import NO_OFFSETS, Answers, Place, Row, RowBuilder
 from edgebert.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -84,15 +86,29 @@ def macro_f1(guess: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     return float(np.mean(2 * hits[total > 0] / total[total > 0]))
 
 
+def scores_figures(answers: Answers, examples: Sequence[Example], labels: Sequence[str]) -> Figures:
+    """`figures` of a row of logits [classes] for each of one or more examples. Raises DataError."""
+    if not examples:
+        raise DataError("there are no examples to measure accuracy on; give a file with at least one row")
+    return figures(np.stack(answers), class_ids([example.label for example in examples], labels))
+
+
 @dataclass(frozen=True)
 class TextClassification:
     """Reads CSV, TSV or JSON lines with text, label and perhaps text_pair."""
 
     name: str = TASK
     metric: Metric = METRIC
+    has_labels: bool = True
+    per_token: bool = False
+    whole_texts: bool = True
+    measured_against_model: bool = False
 
     def read(self, path: Path) -> list[Example]:
         return load_examples(path)
+
+    def load(self, source: str, columns: Columns, split: str) -> list[Example]:
+        return load_examples(source, columns, split)
 
     def labels(self, examples: Sequence[Example]) -> tuple[str, ...]:
         found = sorted({example.label for example in examples})
@@ -100,22 +116,35 @@ class TextClassification:
             raise DataError(f"the data has only the label '{found[0]}'; at least 2 are needed")
         return tuple(found)
 
+    def check(self, examples: Sequence[Example], labels: Sequence[str]) -> None:
+        class_ids([example.label for example in examples], labels)
+
+    def texts(self, example: Example) -> tuple[str, str | None]:
+        return example.text, example.text_pair
+
     def needed_length(self, tokenizer: TextTokenizer, examples: Sequence[Example], limit: int) -> int:
         longest = max(len(tokenizer.encode_ids(e.text, e.text_pair)[0]) for e in examples)
         return rounded_length(longest, limit)
 
+    def rows(self, tokenizer: TextTokenizer, examples: Sequence[Example], max_length: int) -> list[Row]:
+        """One row an example, cut at `max_length` tokens, the longer text of a pair first."""
+        cutting = TextTokenizer(tokenizer.bare(), max_length, tokenizer.pad_id, tokenizer.token_types)
+        shared, found = RowBuilder(), []
+        for number, example in enumerate(examples):
+            ids, types = cutting.encode_ids(example.text, example.text_pair)
+            found.append(Row(shared.row(ids), shared.row(types), number, NO_OFFSETS))
+        return found
+
     def tokenize(
         self, tokenizer: TextTokenizer, examples: Sequence[Example], labels: Sequence[str], max_length: int
     ) -> TokenizedDataset:
-        """One row an example, cut at `max_length` tokens, the longer text of a pair first."""
+        """`rows` with the number of each example's class."""
         from edgebert_compress.data import TokenizedDataset
 
-        cutting = TextTokenizer(tokenizer.bare(), max_length, tokenizer.pad_id, tokenizer.token_types)
-        shared = RowBuilder()
-        encoded = [cutting.encode_ids(e.text, e.text_pair) for e in examples]
+        rows = self.rows(tokenizer, examples, max_length)
         return TokenizedDataset(
-            input_ids=tuple(shared.row(ids) for ids, _ in encoded),
-            token_type_ids=tuple(shared.row(types) for _, types in encoded),
+            input_ids=tuple(row.ids for row in rows),
+            token_type_ids=tuple(row.types for row in rows),
             labels=tuple(class_ids([example.label for example in examples], labels).tolist()),
             pad_token_id=tokenizer.pad_id,
         )
@@ -130,3 +159,18 @@ class TextClassification:
         """Share of the rows whose logits float32 [classes] are highest for the label."""
         guess = np.array([logits.argmax() for _, (logits,) in each_row(predictions, data)], np.int64)
         return float(np.mean(guess == np.array(data.labels)))
+
+    def figures(
+        self, answers: Answers, places: Sequence[Place], examples: Sequence[Example], labels: Sequence[str],
+        right: Answers | None = None,
+    ) -> Figures:  # fmt: skip
+        return scores_figures(answers, examples, labels)
+
+    def agreement(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+        return float(equal_choices(one, other, 0))
+
+    def same(self, found: NDArray[np.float32], recorded: NDArray[np.float32], tolerance: float) -> bool:
+        return bool(equal_choices(found, recorded, 0))
+
+    def golden_tolerance(self, target: float, recorded: Answers) -> float:
+        return target

@@ -1,4 +1,4 @@
-"""A loaded engine model as the other targets' sessions are: padded arrays in, logits out."""
+"""A loaded engine model as the other targets' sessions are: padded arrays in, padded answers out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebert_targets.base import SessionOptions
-from edgebert_targets.errors import ArtifactError, InputError
+from edgebert_targets.errors import InputError
 from edgebert_targets.inputs import InputLimits, IntArray
 from edgebert_targets.int8_sparse.library import Engine, EngineSession
 
@@ -29,7 +29,7 @@ class SparseSession:
     def run(
         self, input_ids: IntArray, attention_mask: IntArray, token_type_ids: IntArray
     ) -> NDArray[np.float32]:
-        """Logits, float32 [batch, classes]: the same bits in any batch. Raises InputError."""
+        """As `Session.run`: the same bits in any batch. Raises InputError."""
         self._limits.check(input_ids, attention_mask, token_type_ids)
         used = attention_mask.astype(bool)
         lengths = used.sum(axis=1, dtype=np.int32)
@@ -38,7 +38,12 @@ class SparseSession:
                 "attention_mask must be ones and then zeros, with one 1 or more; pad on the right"
             )
         types = token_type_ids[used].astype(np.int32) if self._limits.token_types else None
-        return self._session.run_flat(input_ids[used].astype(np.int32), types, lengths)
+        answers = self._session.run_flat(input_ids[used].astype(np.int32), types, lengths)
+        if not self._engine.info.answers_tokens:
+            return answers
+        padded = np.zeros((*used.shape, answers.shape[1]), np.float32)
+        padded[used] = answers
+        return padded
 
     def tokenize(self, text: str, pair: str | None, max_length: int) -> list[int] | None:
         """Ids by the engine's own tokenizer, cut to `max_length` tokens; None: the file holds none.
@@ -57,10 +62,6 @@ def open_session(model: Path, options: SessionOptions) -> SparseSession:
     """Load `model`. Raises ArtifactError, InputError, WrongCpuError, MissingExtraError and MemoryError."""
     engine = Engine.open(model)
     try:
-        if engine.info.task != "classification":
-            raise ArtifactError(
-                f"{model}: a model for {engine.info.task}, not for classification; build it again"
-            )
         return SparseSession(engine, engine.session(options.threads))
     except BaseException:
         engine.close()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from edgebert_targets.answers import check_first_run
 from edgebert_targets.base import ArtifactFacts, ConvertOptions, Kernels, SessionOptions, SupportRow
 from edgebert_targets.encoder import EncoderSpec
-from edgebert_targets.errors import ArtifactError, UnsupportedModelError
+from edgebert_targets.errors import UnsupportedModelError
 from edgebert_targets.int8_sparse.inspect import check_written, facts_of
 from edgebert_targets.int8_sparse.library import available_isas, isa, version
 from edgebert_targets.int8_sparse.session import SparseSession, open_session
@@ -52,7 +51,11 @@ class SparseTarget:
         write_model(spec, out)
         try:
             check_written(spec, out)
-            _check_runs(spec, open_session(out, SessionOptions()))
+            session = open_session(out, SessionOptions())
+            try:
+                check_first_run(spec, session, min(3, spec.max_length))
+            finally:
+                session.close()
             return facts_of(out)
         except BaseException:
             out.unlink(missing_ok=True)
@@ -65,18 +68,6 @@ class SparseTarget:
     def open(self, model: Path, options: SessionOptions) -> SparseSession:
         """Raises ArtifactError, WrongCpuError, InputError and MissingExtraError."""
         return open_session(model, options)
-
-
-def _check_runs(spec: EncoderSpec, session: SparseSession) -> None:
-    ids = np.full((2, min(3, spec.max_length)), spec.pad_token_id, np.int64)
-    try:
-        logits = session.run(ids, np.ones_like(ids), np.zeros_like(ids))
-    finally:
-        session.close()
-    if logits.shape != (2, len(spec.labels)) or not np.isfinite(logits).all():
-        raise ArtifactError(
-            f"the converted model gives logits of shape {logits.shape} or not finite; check the weights"
-        )
 
 
 TARGET = SparseTarget()

@@ -1,0 +1,1 @@
+"""One class a task: a package that is open and answers."""
