@@ -39,6 +39,11 @@ def check_recipe(recipe: Recipe) -> None:
                 f"recipe '{recipe.name}' trains ('{stage.title}'), and an embedding has no labels for that; "
                 f"use --recipe {DEFAULT_RECIPE}, or compress the model before and build that"
             )
+        if stage.activations == "static":
+            raise UsageError(
+                f"recipe '{recipe.name}' asks for static activations, which embeddings are not built with; "
+                f"use --recipe {DEFAULT_RECIPE}"
+            )
 
 
 def embedding_chain(
@@ -102,7 +107,7 @@ def quantize_encoder(source: Path, out: Path, stage: QuantizeStage, recipe: Reci
     from edgebert_compress import checkpoint, quantize
 
     network = load_encoder(source)
-    quantize.prepare(network, stage.attention)
+    quantize.prepare(network, stage.products)
     task: Any = TASK.name
     record = checkpoint.CompressionRecord(
         seed=0,
@@ -113,7 +118,7 @@ def quantize_encoder(source: Path, out: Path, stage: QuantizeStage, recipe: Reci
     )
     integers = quantize.export(network)
     checkpoint.save(
-        checkpoint.Checkpoint(network, record), source, out, quantized=integers, attention=stage.attention
+        checkpoint.Checkpoint(network, record), source, out, quantized=integers, attention=stage.products
     )
     return network
 
