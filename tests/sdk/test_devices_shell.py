@@ -253,6 +253,7 @@ def test_an_interrupted_run_leaves_nothing(
     code = (
         "import signal, edgebert.devices.shell_scripts as s; s.GRACE = 0\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup, if these tests run under it, ignores it
         "from edgebert.devices.shell import ShellDevice\n"
         "from tests.sdk.device_endpoints import LocalShell\n"
         f"with ShellDevice(LocalShell('sh', {str(tmp_path / 'device')!r})) as device:\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgebert.errors import DataError, UsageError
@@ -85,9 +85,9 @@ def test_windows_are_those_of_the_library(kind: str) -> None:
 def test_windows_cover_the_text_and_answers_come_back(
     context: str, question: str, start: int, size: int, length: int, kind: str
 ) -> None:
-    assume(start < len(context))
+    letters = [place for place, letter in enumerate(context) if not letter.isspace()]
+    start = letters[start % len(letters)]
     answer = context[start : start + size]
-    assume(answer.strip())
     asked = QuestionExample(question, context, (answer,), (start,))
     tokenizer = TOKENIZERS[kind]()
     bare = tokenizer.bare()
@@ -112,18 +112,17 @@ def test_windows_cover_the_text_and_answers_come_back(
         seen += here[len(seen) - joined :]
     assert seen == list(zip(whole.ids, whole.offsets, strict=True))
     # character by character: the span runs from the first to the last token that holds part of the answer
-    begin = start + len(answer) - len(answer.lstrip())
-    letters = range(begin, begin + len(answer.strip()))
+    wanted = range(start, start + len(answer.rstrip()))
     for row in rows:
         held = {
             place: range(int(a), int(b))
             for place, (a, b) in enumerate(data.windows[row].offsets)
             if b > a >= 0
         }
-        covered = [place for place, part in held.items() if any(letter in part for letter in letters)]
+        covered = [place for place, part in held.items() if any(letter in part for letter in wanted)]
         low = 0 if row == rows[0] else min(part.start for part in held.values())
         high = len(context) if row == rows[-1] else max(part.stop for part in held.values())
-        complete = covered and all(low <= letter < high for letter in letters)
+        complete = covered and all(low <= letter < high for letter in wanted)
         assert data.spans[row] == ((min(covered), max(covered)) if complete else (0, 0))
 
 
