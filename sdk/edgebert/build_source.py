@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgebert.compression import TaskData, tokenizer_folder
 from edgebert.data import Example, label_set
-from edgebert.errors import UsageError
+from edgebert.errors import ModelError, UsageError
 from edgebert.source_model import SourceModel, match_labels, resolve_model, task_of_model
 from edgebert.stages import StageStore
 from edgebert.tasks.base import get_compression_task
@@ -40,14 +40,20 @@ def check_inputs(options: BuildOptions) -> None:
     if options.task is not None:
         get_package_task(options.task)
     given = {"--model": options.model, "--train": options.train, "--eval": options.evaluation}
-    if task_of(options) == Embedding.name:
+    try:
+        task = task_of(options)
+    except ModelError:
+        if options.evaluation is not None:
+            raise
+        task = DEFAULT_TASK  # what is missing comes first: every task needs --eval
+    if task == Embedding.name:
         if options.train is not None:
             raise UsageError("an embedding is not trained, for lack of labels; leave out --train")
         if options.new_head:
             raise UsageError("an embedding has no head; leave out --new-head")
         del given["--train"]
     missing = [name for name, value in given.items() if value is None]
-    if missing and (len(missing) < len(given) or task_of(options) != DEFAULT_TASK):
+    if missing and (len(missing) < len(given) or task != DEFAULT_TASK):
         needed = " and ".join((", ".join(list(given)[:-1]), list(given)[-1]))
         raise UsageError(
             f"{' and '.join(missing)} missing; give {needed}, or none of them for {DEFAULT_NAME}"

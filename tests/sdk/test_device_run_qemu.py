@@ -218,7 +218,7 @@ def test_a_build_compared_with_changed_host_logits_writes_no_package(
     right = device_build.prove
 
     def prove(model, facts, question, *rest):  # type: ignore[no-untyped-def]
-        question.host[30, 0] += question.host[30, 0] * 1e-6
+        question.host[30][0] += question.host[30][0] * 1e-6
         return right(model, facts, question, *rest)
 
     monkeypatch.setattr(device_build, "prove", prove)
