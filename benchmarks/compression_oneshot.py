@@ -380,13 +380,7 @@ def main() -> None:
     if arguments.table:
         rows = [{**asdict(cell), **figures} for cell, figures in done.items()]
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        precision = arguments.matmul_precision
-        facts = {
-            "batch_size": arguments.batch_size,
-            "matmul_precision": precision,
-            "fisher_blocks": FISHER_BLOCKS,
-            "cells": rows,
-        }
+        facts = {"batch_size": arguments.batch_size, "fisher_blocks": FISHER_BLOCKS, "cells": rows}
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
