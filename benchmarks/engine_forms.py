@@ -30,9 +30,9 @@ import onnx
 from numpy.typing import NDArray
 
 from edgebert_targets.base import ConvertOptions, get_target
-from edgebert_targets.encoder import EncoderSpec
+from edgebert_targets.encoder import EncoderSpec, with_float_weights
 from engine_graph import PlainGraph, measure_ranges, plain_graph
-from engine_models import Case, dequantized, encoder
+from engine_models import Case, encoder
 from peers.environments import python_of
 
 HERE = Path(__file__).resolve().parent
@@ -110,7 +110,7 @@ class Forms:
 
     @cached_property
     def floats(self) -> EncoderSpec:
-        return dequantized(self.spec)
+        return with_float_weights(self.spec)
 
     @cached_property
     def plain(self) -> PlainGraph:

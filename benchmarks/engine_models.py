@@ -7,7 +7,7 @@ accuracy, but every engine gets the same ones, and their outputs can be compared
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -189,35 +189,3 @@ def keep(
     chosen = np.zeros(groups, dtype=np.bool_)
     chosen[random.permutation(groups)[: round((1 - sparsity) * groups)]] = True
     return chosen.repeat(group).reshape(outputs, inputs)
-
-
-def dequantized(spec: EncoderSpec) -> EncoderSpec:
-    """The same encoder with float32 weights, for engines that run or quantise those."""
-
-    def linear(old: Linear) -> Linear:
-        return replace(old, weight=as_float(old.weight))
-
-    def plain(layer: EncoderLayer) -> EncoderLayer:
-        return replace(
-            layer,
-            query=linear(layer.query),
-            key=linear(layer.key),
-            value=linear(layer.value),
-            attention_output=linear(layer.attention_output),
-            intermediate=linear(layer.intermediate),
-            output=linear(layer.output),
-        )
-
-    tables, head = spec.embeddings, spec.head
-    assert isinstance(head, ClassificationHead) and tables.token_type is not None
-    return replace(
-        spec,
-        embeddings=replace(
-            tables,
-            word=as_float(tables.word),
-            position=as_float(tables.position),
-            token_type=as_float(tables.token_type),
-        ),
-        layers=tuple(plain(layer) for layer in spec.layers),
-        head=replace(head, dense=linear(head.dense), out=linear(head.out)),
-    )

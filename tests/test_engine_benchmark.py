@@ -22,8 +22,9 @@ from edgebert_targets.encoder import (  # noqa: E402
     Linear,
     QuantizedTensor,
     load_encoder_spec,
+    with_float_weights,
 )
-from engine_models import GEOMETRIES, Case, Geometry, dequantized, random_encoder  # noqa: E402
+from engine_models import GEOMETRIES, Case, Geometry, random_encoder  # noqa: E402
 from tests.factories import make_checkpoint  # noqa: E402
 from tests.targets.quantized import quantize_checkpoint  # noqa: E402
 
@@ -78,9 +79,9 @@ def test_the_same_case_gives_the_same_weights_and_another_seed_others() -> None:
     assert any((first[name] != other[name]).any() for name in first)
 
 
-def test_dequantized_weights_are_values_times_scale() -> None:
+def test_float_weights_are_values_times_scale() -> None:
     spec = random_encoder(Case(TINY))
-    floats = dequantized(spec)
+    floats = with_float_weights(spec)
     assert not floats.quantized
     stored, plain = spec.layers[1].intermediate.weight, floats.layers[1].intermediate.weight
     assert isinstance(stored, QuantizedTensor) and isinstance(plain, np.ndarray)
@@ -89,7 +90,7 @@ def test_dequantized_weights_are_values_times_scale() -> None:
 
 @pytest.fixture(scope="module")
 def plain_spec() -> EncoderSpec:
-    return dequantized(random_encoder(Case(TINY, 0.8)))
+    return with_float_weights(random_encoder(Case(TINY, 0.8)))
 
 
 @pytest.fixture(scope="module")
