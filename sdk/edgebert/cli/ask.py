@@ -38,10 +38,6 @@ class Verb(Protocol):
         """Options of the command that mean something for the task."""
         ...
 
-    def check(self, given: Options) -> None:
-        """Raises UsageError for an option that the task has not."""
-        ...
-
     def from_text(self, text: str, options: Options) -> Any:
         """One argument, or line of stdin, as what `ask` takes."""
         ...
@@ -88,9 +84,6 @@ class Classify:
     example: str = '"some text"'
     options: tuple[str, ...] = ("pair", "top_k")
 
-    def check(self, given: Options) -> None:
-        check_options(self, given)
-
     def from_text(self, text: str, options: Options) -> TextPair:
         return text, options["pair"]
 
@@ -120,9 +113,6 @@ class Tag:
     task: str = "token-classification"
     example: str = '"some text"'
     options: tuple[str, ...] = ()
-
-    def check(self, given: Options) -> None:
-        check_options(self, given)
 
     def from_text(self, text: str, options: Options) -> str:
         return text
@@ -154,9 +144,6 @@ class Answer:
     example: str = '--context "some text" "a question on it"'
     options: tuple[str, ...] = ("context", "no_answer")
 
-    def check(self, given: Options) -> None:
-        check_options(self, given)
-
     def from_text(self, text: str, options: Options) -> tuple[str, str]:
         if options["context"] is None:
             raise UsageError("a question needs the text that it is about; add --context TEXT, or use --jsonl")
@@ -183,9 +170,6 @@ class Embed:
     task: str = "embedding"
     example: str = '"some text" --json'
     options: tuple[str, ...] = ()
-
-    def check(self, given: Options) -> None:
-        check_options(self, given)
 
     def from_text(self, text: str, options: Options) -> str:
         return text

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import click
 
-from edgebert.cli.ask import Shown, Verb, get_verb
+from edgebert.cli.ask import Shown, Verb, check_options, get_verb
 from edgebert.cli.output import (
     device_option,
     json_option,
@@ -71,7 +71,7 @@ def command(
     options = {"pair": pair, "context": context, "no_answer": no_answer or None, "top_k": top_k}
     with open_model(package, device, threads) as model:
         verb = get_verb(model.manifest.task)
-        verb.check({name: value for name, value in options.items() if value is not None})
+        check_options(verb, {name: value for name, value in options.items() if value is not None})
         print_notes(model.notes)
         rows = ask_all(verb, model, read_inputs(verb, texts, jsonl, options), options)
         if as_json:
