@@ -12,6 +12,8 @@ from torch import Tensor
 from edgebert_compress import distributed
 from edgebert_compress.data import Progress, TokenizedDataset, silent
 from edgebert_compress.errors import TrainingError
+from edgebert_compress.matmul import matmul_precision
+from edgebert_compress.recipe import MatmulPrecision
 from edgebert_compress.tasks.base import TrainingTask
 
 REPORT_EVERY = 10  # mini-batches
@@ -34,6 +36,7 @@ class TaskGradients:
     """Gradients of the task loss (no distillation) in eval mode, each the mean over one mini-batch.
 
     Over several processes each one computes its share of the mini-batches, and all receive all of them.
+    `precision`: of the products that make them.
     """
 
     def __init__(
@@ -43,8 +46,10 @@ class TaskGradients:
         data: TokenizedDataset,
         batches: Sequence[Sequence[int]],
         progress: Progress = silent,
+        precision: MatmulPrecision = "highest",
     ) -> None:
         self.model, self.task, self.data, self.batches = model, task, data, batches
+        self.precision = precision
         self.progress = progress
         self.count = len(batches)
 
@@ -60,13 +65,14 @@ class TaskGradients:
         self.model.eval()
         parameters = [self.model.get_parameter(name) for name in names]
         batch = self.task.collate(self.model, self.data, self.batches[index])
-        loss = self.task.loss(self.model(**batch.inputs), batch)
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"the task loss of gradient mini-batch {index + 1} of {self.count} is {loss.item()}; "
-                "check the data and the model"
-            )
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        with matmul_precision(self.precision):
+            loss = self.task.loss(self.model(**batch.inputs), batch)
+            if not math.isfinite(loss.item()):
+                raise TrainingError(
+                    f"the task loss of gradient mini-batch {index + 1} of {self.count} is {loss.item()}; "
+                    "check the data and the model"
+                )
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
                 raise TrainingError(f"the task loss does not depend on {name}; leave it out of the pruning")
@@ -79,6 +85,9 @@ def task_source(
     data: TokenizedDataset,
     order: Iterator[list[int]],
     progress: Progress = silent,
+    precision: MatmulPrecision = "highest",
 ) -> GradientSource:
     """Passes over the next mini-batches of `order`, drawn when the pass is asked for."""
-    return lambda count: TaskGradients(model, task, data, [next(order) for _ in range(count)], progress)
+    return lambda count: TaskGradients(
+        model, task, data, [next(order) for _ in range(count)], progress, precision
+    )

@@ -28,7 +28,13 @@ from edgebert_compress.architecture import HEADS, TaskName, layer_list, prunable
 from edgebert_compress.checkpoint import Checkpoint, CompressionRecord
 from edgebert_compress.errors import CheckpointError, ModelError, RecipeError, TrainingError
 from edgebert_compress.integration_gradients import check_loader
-from edgebert_compress.integration_run import Compression, Segment, is_quantized, segments
+from edgebert_compress.integration_run import (
+    Compression,
+    Curve,
+    DampeningCurve,
+    is_quantized,
+    segments,
+)
 from edgebert_compress.masks import full_masks, masks_from_zeros, sparsity
 from edgebert_compress.recipe import PruneStage, Recipe, Stage, load_recipe, recipe_from_dict, stage_as_dict
 from edgebert_compress.schedule import cyclic_rate
@@ -70,7 +76,8 @@ class CompressionCallback(TrainerCallback, ExportableState):  # type: ignore[mis
 
     def _set_up(self, recipe: Recipe, rewind: bool, memory: int | None, seed: int | None) -> None:
         self.recipe, self.rewind, self.memory, self.seed = recipe, rewind, memory, seed
-        self.curve: list[tuple[int, float]] = []
+        self.curve: Curve = []
+        self.dampening_curve: DampeningCurve = []
         self.losses: tuple[tuple[int, float], ...] = ()
         self.run: Compression | None = None
         self.steps_an_epoch = 1.0
@@ -88,14 +95,18 @@ class CompressionCallback(TrainerCallback, ExportableState):  # type: ignore[mis
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into its checkpoints."""
-        return {"args": self.arguments(), "attributes": {"curve": [list(point) for point in self.curve]}}
+        attributes = {
+            "curve": [list(point) for point in self.curve],
+            "dampening_curve": [list(point) for point in self.dampening_curve],
+        }
+        return {"args": self.arguments(), "attributes": attributes}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Raises RecipeError, ModelError and TrainingError, before the first step."""
         model = given["model"]
         _check_setting(args)
         saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        self.curve = self._restored(saved)
+        self.curve, self.dampening_curve = self._restored(saved)
         loader = given["train_dataloader"]
         if any(isinstance(stage, PruneStage) and stage.method == "obert" for stage in self.recipe.stages):
             check_loader(loader)
@@ -105,16 +116,18 @@ class CompressionCallback(TrainerCallback, ExportableState):  # type: ignore[mis
         parts = segments(self.stages(state.max_steps), state.max_steps)
         if self.seed is None:
             self.seed = int(args.seed if args.data_seed is None else args.data_seed)
-        self.run = Compression(model, parts, state.global_step, self.seed, self.memory, self.curve)
+        self.run = Compression(
+            model, parts, state.global_step, self.seed, self.memory, self.curve, self.dampening_curve
+        )
         if not isinstance(self, ObertCallback):
             logging.getLogger(__name__).warning("%s: %s", self.recipe.name, IGNORED)
         if self.rewind:
             _rewind(given["lr_scheduler"], given["optimizer"], self.run.starts, state.max_steps)
 
-    def _restored(self, saved: Any) -> list[tuple[int, float]]:
-        """The curve that a checkpoint of this very compression holds. Raises TrainingError."""
+    def _restored(self, saved: Any) -> tuple[Curve, DampeningCurve]:
+        """The curves that a checkpoint of this very compression holds. Raises TrainingError."""
         if saved is None:
-            return []
+            return [], []
         theirs = dict(saved["args"])
         if self.seed is None:
             self.seed = theirs["seed"]
@@ -125,7 +138,11 @@ class CompressionCallback(TrainerCallback, ExportableState):  # type: ignore[mis
                 f"the Trainer's checkpoint was made with another '{other[0]}' of {type(self).__name__}; "
                 "give the same again, or start a new training"
             )
-        return [(int(step), float(value)) for step, value in saved["attributes"]["curve"]]
+        curves = saved["attributes"]
+        return (
+            [(int(step), float(value)) for step, value in curves["curve"]],
+            [(int(step), float(low), float(high)) for step, low, high in curves.get("dampening_curve", [])],
+        )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Prune and quantise where it is due. Raises TrainingError."""
@@ -315,18 +332,18 @@ def _facts(callback: CompressionCallback, model: nn.Module) -> list[StageFacts]:
             epochs=(part.end - part.first) / callback.steps_an_epoch,
             steps=part.end - part.first,
             distilled=False,
-            loss_curve=_within(callback.losses, part),
+            # logged after the step it names, where pruning comes before it
+            loss_curve=tuple(point for point in callback.losses if part.first < point[0] <= part.end),
             layers_kept=tuple(range(len(layer_list(model)))),
             sparsity=zeros if part is run.parts[-1] else _last(run.curve, part.end),
-            sparsity_curve=_within(run.curve, part) if isinstance(part.stage, PruneStage) else (),
+            sparsity_curve=tuple(point for point in run.curve if part.first <= point[0] < part.end),
+            dampening_curve=tuple(
+                point for point in run.dampening_curve if part.first <= point[0] < part.end
+            ),
             quantized_tensors=count if part is run.quantizer else 0,
         )
         for part in run.parts
     ]
-
-
-def _within(curve: Sequence[tuple[int, float]], part: Segment) -> tuple[tuple[int, float], ...]:
-    return tuple((step, value) for step, value in curve if part.first <= step <= part.end)
 
 
 def _last(curve: Sequence[tuple[int, float]], end: int) -> float:

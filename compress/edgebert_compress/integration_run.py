@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -23,6 +23,7 @@ from edgebert_compress.recipe import DropLayersStage, FastStage, PruneStage, Qua
 from edgebert_compress.schedule import cubic_sparsity, pruning_points
 
 Curve = list[tuple[int, float]]
+DampeningCurve = list[tuple[int, float, float]]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Compression:
 
     `masks`: of every tensor that is pruned already, read from its zeros, and of those that will be.
     `curve`: (training step, sparsity of all prunable weights) after each pruning step.
+    `dampening_curve`: (training step, least, largest λ over the tensors) of each estimate.
     """
 
     def __init__(
@@ -99,12 +101,14 @@ class Compression:
         seed: int,
         memory: int | None,
         curve: Curve,
+        dampening_curve: DampeningCurve,
     ) -> None:
         """`step`: training steps done; pruning steps before it are found in the zeros.
 
         Raises RecipeError and ModelError where a stage does not fit the model.
         """
-        self.model, self.parts, self.curve = model, parts, curve
+        self.model, self.parts = model, parts
+        self.curve, self.dampening_curve = curve, dampening_curve
         self._seed, self._memory = seed, memory
         self._cuts = cuts(parts)
         self._parameters = prunable_parameters(model)
@@ -162,6 +166,9 @@ class Compression:
         return sparsity(full_masks(self._parameters) | self.masks)
 
     def _prune(self, cut: Cut, loader: DataLoader[Any] | None) -> None:
+        def dampened(found: Mapping[str, float]) -> None:
+            self.dampening_curve.append((cut.step, min(found.values()), max(found.values())))
+
         stage = cut.stage
         chosen = chosen_tensors(self._parameters, stage.tensors)
         masks = {name: self.masks.get(name, full) for name, full in full_masks(chosen).items()}
@@ -170,7 +177,15 @@ class Compression:
         else:
             training = self.model.training
             source = loader_source(self.model, loader, stage.gradient_batch_size, self._seed, cut.number)
-            new = obert.prune(chosen, masks, source, obert_settings(stage), cut.target, memory=self._memory)
+            new = obert.prune(
+                chosen,
+                masks,
+                source,
+                obert_settings(stage),
+                cut.target,
+                memory=self._memory,
+                dampened=dampened,
+            )
             self.model.train(training)
         self.masks |= new
         self.patterns |= dict.fromkeys(new, stage.pattern)

@@ -109,7 +109,9 @@ class Pruner:
         self._parts = schedule_parts(stage, step_count(job.data, stage.training), self._sparsity())
         self._done = 0
         self._order = Batches(job.data, stage.gradient_batch_size, job.seed)
-        self._source = task_source(model, job.task, job.data, self._order, job.progress)
+        self._source = task_source(
+            model, job.task, job.data, self._order, job.progress, stage.training.matmul_precision
+        )
 
     @property
     def points(self) -> Sequence[int]:
@@ -125,7 +127,7 @@ class Pruner:
         if not part.last:
             return "part"
         self.curve.append((part.step, self._sparsity()))
-        self._job.progress("prune", len(self.curve), self._stage.steps, sparsity=self.curve[-1][1])
+        self._job.progress("pruning step", len(self.curve), self._stage.steps, sparsity=self.curve[-1][1])
         return "step"
 
     def after_step(self) -> None:

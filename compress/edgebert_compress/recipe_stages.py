@@ -81,8 +81,9 @@ class Training:
     matmul_precision: MatmulPrecision = field(
         default="highest",
         metadata=about(
-            "Of products in training steps, as torch.set_float32_matmul_precision: below highest, a processor"
-            " that can may round factors to bfloat16 or TF32."
+            "Of products in training steps and in the gradients of Fisher matrices, as"
+            " torch.set_float32_matmul_precision: below highest, a processor that can may round factors to"
+            " bfloat16 or TF32."
         ),
     )
 

@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,7 +17,8 @@ from edgebert_compress.architecture import HEAD_PREFIXES
 from edgebert_compress.data import Progress, TokenizedDataset, batch_order, silent
 from edgebert_compress.errors import TrainingError
 from edgebert_compress.masks import Masks, apply_masks
-from edgebert_compress.recipe import Distillation, MatmulPrecision, Training
+from edgebert_compress.matmul import matmul_precision
+from edgebert_compress.recipe import Distillation, Training
 from edgebert_compress.resume import Note, Snapshot, SnapshotFolder
 from edgebert_compress.schedule import learning_rate
 from edgebert_compress.tasks import Batch, TrainingTask
@@ -145,17 +145,6 @@ def optimizer(model: nn.Module, training: Training, head_rate: float = 1.0) -> t
             decay = training.weight_decay if matrix else 0.0
             groups.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-
-
-@contextmanager
-def matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
-    """torch.set_float32_matmul_precision for a while: a setting of the whole process."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class Run:

@@ -33,21 +33,24 @@ class SilentReporter:
 
 
 class Eta:
-    """How long the phase in progress has still to go, at the speed that it has had so far."""
+    """How long a phase has still to go at the speed so far, with what other phases took in between.
+
+    A pruning stage estimates Fisher matrices between its training steps, and will do so again.
+    """
 
     def __init__(self) -> None:
-        self.phase = ""
-        self.began = 0.0
-        self.first = 0
+        self.phases: dict[tuple[str, int], tuple[float, int, int]] = {}  # began, first done, last done
 
     def text(self, phase: str, done: int, total: int) -> str:
-        """ "ETA 02:05", "ETA 1:02:05"; empty while nothing is known."""
+        """ "ETA 02:05", "ETA 1:02:05"; empty while nothing is known. Going back is a new beginning."""
         now = time.monotonic()
-        if phase != self.phase or done < self.first:
-            self.phase, self.began, self.first = phase, now, done
-        if done <= self.first or done >= total:
+        began, first, last = self.phases.get((phase, total), (now, done, done))
+        if done < last:
+            began, first = now, done
+        self.phases[phase, total] = (began, first, done)
+        if done <= first or done >= total:
             return ""
-        return f"ETA {clock_text((now - self.began) / (done - self.first) * (total - done))}"
+        return f"ETA {clock_text((now - began) / (done - first) * (total - done))}"
 
 
 def clock_text(seconds: float) -> str:

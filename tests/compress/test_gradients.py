@@ -63,6 +63,22 @@ def test_a_source_goes_on_with_the_next_mini_batches(model, data):
     assert [(each.count, each.batches) for each in passes] == [(2, [[0], [1]]), (2, [[2], [3]])]
 
 
+def test_the_products_of_gradients_may_be_less_precise(model, data):
+    names = list(prunable_parameters(model))
+    used = set()
+    model.register_forward_hook(lambda *_: used.add(torch.get_float32_matmul_precision()))
+    exact, rounded = (
+        list(TaskGradients(model, TEXT_CLASSIFICATION, data, BATCHES, precision=precision).gradients(names))
+        for precision in ("highest", "medium")
+    )
+    assert used == {"highest", "medium"}
+    assert torch.get_float32_matmul_precision() == "highest"
+    for one, other in zip(exact, rounded, strict=True):
+        for name in names:  # bfloat16 keeps 8 bits
+            error = (one[name] - other[name]).norm() / one[name].norm()
+            assert error < 0.1
+
+
 def test_progress_is_reported(model, data):
     seen = []
     batches = [[index] for index in range(11)]

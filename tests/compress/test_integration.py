@@ -169,6 +169,7 @@ def test_a_training_goes_on_from_the_trainers_own_checkpoint(source, tmp_path):
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert_same(weights(whole.model), weights(resumed.model))
         assert [point[0] for point in callback.curve] == [0, 4, 9, 13]
+        assert [point[0] for point in callback.dampening_curve] == [0, 4, 9, 13]
     other = CompressionCallback(json.loads(json.dumps(recipe).replace("0.7", "0.75")))
     with pytest.raises(TrainingError, match="another 'recipe'"):
         trainer(source, tmp_path / "other", other).train(
@@ -203,6 +204,7 @@ def test_prunes_trains_and_quantises_in_one_training_with_gradient_accumulation(
     assert loaded.record.seed == 3
     assert [row["kind"] for row in loaded.record.stages] == ["prune", "quantize"]
     assert loaded.record.stages[0]["sparsity_curve"] == [list(point) for point in callback.curve]
+    assert loaded.record.stages[0]["dampening_curve"] == [[step, 1e-3, 1e-3] for step in (0, 4, 9)]
     assert loaded.record.stages[0]["loss_curve"]
     assert {row["pattern"] for row in loaded.record.sparsity.values()} == {"4-block"}
     assert loaded.record.quantization["attention"] == "int8-dynamic"

@@ -108,7 +108,7 @@ def test_killed_in_training_it_goes_on(source, tmp_path, kind):
     def child(progress):
         stage_run(source, tmp_path / "out", stage, tmp_path / "resume", progress, evaluate=metric)
 
-    assert in_child(child, killed_at(phase, 3 if kind == "prune" else 1)) == -signal.SIGKILL
+    assert in_child(child, killed_at(phase, 1)) == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     notes = []
     facts = stage_run(
@@ -254,7 +254,7 @@ def test_a_damaged_snapshot_is_not_trusted(tmp_path, damage):
 
 def test_a_snapshot_of_another_run_is_not_used(source, tmp_path):
     def child():
-        stage_run(source, tmp_path / "out", PRUNE, tmp_path / "resume", killed_at("prune", 2))
+        stage_run(source, tmp_path / "out", PRUNE, tmp_path / "resume", killed_at("pruning step", 2))
 
     assert in_child(child) == -signal.SIGKILL
     notes = []

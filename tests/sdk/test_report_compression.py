@@ -130,6 +130,13 @@ def test_the_eta_is_the_rest_at_the_speed_so_far(monkeypatch):
     assert eta.text("train", 40, 100) == "ETA 01:00"
     now = 131.0
     assert eta.text("other", 5, 10) == ""
+    assert eta.text("train", 3, 7) == ""  # as pruning steps are told of
+    now = 160.0
+    assert eta.text("train", 50, 100) == "ETA 01:15"  # the other phase belongs to the time it takes
+    now = 170.0
+    assert eta.text("train", 10, 100) == ""
+    now = 180.0
+    assert eta.text("train", 20, 100) == "ETA 01:20"
     assert eta.text("train", 100, 100) == ""
 
 
