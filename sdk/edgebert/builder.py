@@ -206,6 +206,17 @@ def _on_device(
     )
 
 
+def check_activations(target: Target, recipe: Recipe) -> None:
+    """Raise UsageError for static ranges that `target` cannot run: before the training, not after it."""
+    for stage in recipe.stages:
+        if stage.kind == "quantize" and stage.activations == "static" and not target.static_ranges:
+            raise UsageError(
+                f"stage '{stage.title}' of recipe '{recipe.name}' makes static activation ranges, which"
+                f" {target.name} ({target.backend}) does not run; write 'activations: dynamic' there,"
+                " or leave this target out"
+            )
+
+
 def sparsity_warnings(target: Target, recipe: Recipe) -> list[str]:
     """One line for each pruning stage that will not make this target faster, with what would."""
     support = {row.pattern: row for row in target.support()}
@@ -272,7 +283,9 @@ def _recipe_for(target: Target, options: BuildOptions, source: Source) -> Recipe
         check_recipe(recipe)
         return recipe
     if options.recipe:
-        return load_recipe(options.recipe)
+        recipe = load_recipe(options.recipe)
+        check_activations(target, recipe)
+        return recipe
     return default_recipe([target.name], source.model.layers, source.model.hidden_size)
 
 

@@ -167,6 +167,8 @@ class Target(Protocol):
     def host_architectures(self) -> tuple[str, ...]: ...  # where this backend can execute them at all
     @property
     def golden_tolerance(self) -> float: ...  # largest |logit difference| that another CPU may show
+    @property
+    def static_ranges(self) -> bool: ...  # whether `convert` takes checkpoints with static activation ranges
 
     def support(self) -> tuple[SupportRow, ...]: ...
     def backend_version(self) -> str:

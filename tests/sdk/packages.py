@@ -89,6 +89,7 @@ class FakeTarget:
         return ()
 
     golden_tolerance = 0.1
+    static_ranges = True
 
     def backend_version(self) -> str:
         return "1"

@@ -456,6 +456,21 @@ def test_unwritable_output_is_told_before_any_work(
     assert not (tmp_path / "work").exists()
 
 
+def test_static_ranges_for_the_engine_are_told_before_the_training(
+    options: BuildOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "static.yaml"
+    recipe.write_text("stages: [{kind: quantize, activations: static, training: {epochs: 1}}]")
+    chosen = replace(options, recipe=str(recipe), work=tmp_path / "work")
+    more = ("--target", "int8-sparse", "--out", str(tmp_path / "out"))
+    assert run(command_line(chosen, *more)) == errors.EXIT_USAGE
+    told = capsys.readouterr().err.strip()
+    assert "static activation ranges, which int8-sparse (EdgeBERT engine) does not run" in told
+    assert "\n" not in told
+    assert not list((tmp_path / "work").glob("stage*"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_json_output_is_one_object(
     options: BuildOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str], built: BuildResult
 ) -> None:

@@ -24,6 +24,7 @@ class SparseTarget:
     host_architectures: tuple[str, ...] = ("x86_64", "aarch64")
     # Every CPU computes the same bits.
     golden_tolerance: float = 0.0
+    static_ranges: bool = False  # the engine quantises inputs at run time
 
     def support(self) -> tuple[SupportRow, ...]:
         return SUPPORT

@@ -30,6 +30,7 @@ class LiteRtTarget:
     cpu_architectures: tuple[str, ...] = ("aarch64",)
     host_architectures: tuple[str, ...] = ("x86_64", "aarch64")
     golden_tolerance: float = FLOAT_TOLERANCE
+    static_ranges: bool = True
 
     def support(self) -> tuple[SupportRow, ...]:
         return SUPPORT

@@ -32,6 +32,7 @@ class OnnxTarget:
     cpu_architectures: tuple[str, ...] = ("x86_64",)
     host_architectures: tuple[str, ...] = ("x86_64", "aarch64")
     golden_tolerance: float = FLOAT_TOLERANCE
+    static_ranges: bool = True
     cpu: Callable[[], Cpu] = running_cpu
 
     def support(self) -> tuple[SupportRow, ...]:
