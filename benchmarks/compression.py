@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--epochs-scale", type=float, default=1.0, help="factor on every training's length")
     made.add_argument("--learning-rate", type=float, help="peak while pruning; default: the part's own")
     made.add_argument("--dampening", type=float, help="λ; default: the part's own")
+    made.add_argument("--relative-dampening", type=float, help="takes its place; the part's own has none")
     made.add_argument("--gradients", type=int, help="m; default: the part's own")
     made.add_argument("--memory", type=int, help="bytes for pruning besides the model")
     made.add_argument("--matmul-precision", choices=get_args(MatmulPrecision), help="of training steps")
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def budget(given: argparse.Namespace) -> gradual.Budget:
     """The part's budget with what was given on the command line."""
     own = compound.BUDGET if given.part == "compound" else gradual.Budget()
-    names = ("learning_rate", "dampening", "gradients", "matmul_precision")
+    names = ("learning_rate", "dampening", "relative_dampening", "gradients", "matmul_precision")
     return replace(own, **{name: getattr(given, name) for name in names if getattr(given, name) is not None})
 
 
@@ -134,7 +135,10 @@ def oneshot_command(given: argparse.Namespace) -> list[str]:
         part
         for name, value in (
             ("--data", given.data),
-            ("--dampening", given.dampening),
+            (
+                "--dampening",
+                given.dampening if given.relative_dampening is None else given.relative_dampening,
+            ),
             ("--gradients", given.gradients),
             ("--memory", given.memory),
         )
@@ -143,6 +147,7 @@ def oneshot_command(given: argparse.Namespace) -> list[str]:
     ]
     seeds = [str(seed) for seed in given.seeds]
     lines = ["--lines", str(given.oneshot_results), "--threads", str(given.threads)]
+    lines += ["--relative"] if given.relative_dampening is not None else []
     return [sys.executable, script, *pairs, *more, *lines, "--seeds", *seeds]
 
 

@@ -27,6 +27,7 @@ class Budget:
     gradient_batch_size: int = 16
     matmul_precision: MatmulPrecision = "highest"
     dampening: float = 1e-7  # 1e-9 is better one-shot, but too small for the gradients of a half-pruned model
+    relative_dampening: float | None = None  # takes its place
 
     def scaled(self, factor: float) -> Budget:
         """`factor` times the steps, at least one."""
@@ -78,7 +79,8 @@ def prune_stage(method: str, pattern: Pattern, sparsity: float, budget: Budget, 
         update="joint" if method == "oBERT joint" else "summed",
         gradients=budget.gradients,
         gradient_batch_size=budget.gradient_batch_size,
-        dampening=budget.dampening,
+        dampening=budget.dampening if budget.relative_dampening is None else None,
+        relative_dampening=budget.relative_dampening,
         training=learned,
         distillation=Distillation(hardness=1.0, temperature=2.0),
     )

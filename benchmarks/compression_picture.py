@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from compression_tables import oneshot_label
+from compression_tables import dampening_text, oneshot_label
 
 PANEL, HEIGHT, GAP, LEFT, TOP = 380, 230, 60, 60, 118
 LEGEND_COLUMNS, LEGEND_ROW, GRID = 3, 20, 20
@@ -29,23 +29,32 @@ DASHES = {0: 0, 1: 2, 4: 1, 16: 0}  # by recomputations
 Curves = dict[str, dict[float, list[float]]]  # method -> sparsity -> accuracies in per cent
 
 
+def named(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(curve, row) without the dense ones. λ is in a curve's name where a panel has several of a method."""
+    cells = [row for row in rows if row["method"] != "dense"]
+    used: dict[tuple[str, str, str], set[str]] = {}
+    for row in cells:
+        used.setdefault((row["task"], row["pattern"], oneshot_label(row)), set()).add(dampening_text(row))
+    several = {method for (_, _, method), values in used.items() if len(values) > 1}
+    return [
+        (f"{method}, λ {dampening_text(row)}" if method in several else method, row)
+        for row in cells
+        for method in (oneshot_label(row),)
+    ]
+
+
 def panels(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Curves]:
     """(task, pattern) -> curves, in the order in which they first appear."""
     found: dict[tuple[str, str], Curves] = {}
-    for row in rows:
-        if row["method"] != "dense":
-            curve = found.setdefault((row["task"], row["pattern"]), {}).setdefault(oneshot_label(row), {})
-            curve.setdefault(row["sparsity"], []).append(100 * row["accuracy"])
+    for curve, row in named(rows):
+        points = found.setdefault((row["task"], row["pattern"]), {}).setdefault(curve, {})
+        points.setdefault(row["sparsity"], []).append(100 * row["accuracy"])
     return found
 
 
 def classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
-    """Method -> its colour and its dashes, sorted as the legend shows them."""
-    methods = {
-        (row["recomputations"], COLOURS[row["update"]], oneshot_label(row))
-        for row in rows
-        if row["method"] != "dense"
-    }
+    """Curve -> its colour and its dashes, sorted as the legend shows them."""
+    methods = {(row["recomputations"], COLOURS[row["update"]], curve) for curve, row in named(rows)}
     return {label: (colour, DASHES.get(times, 0)) for times, colour, label in sorted(methods)}
 
 

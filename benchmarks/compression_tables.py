@@ -49,6 +49,13 @@ def oneshot_label(row: Mapping[str, Any]) -> str:
     return f"oBERT r = {row['recomputations']}, {row['update']}"
 
 
+def dampening_text(row: Mapping[str, Any]) -> str:
+    """λ in words: "1e-07", "0.01 g²" where it is a multiple of the mean squared gradient; "–" for none."""
+    if row["method"] == "magnitude":
+        return "–"
+    return f"{row['dampening']:g}{' g²' if row.get('relative') else ''}"
+
+
 def oneshot_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Dev accuracy in per cent by method and sparsity. Magnitude draws nothing: one run is all seeds."""
     dense = {row["task"]: 100 * row["accuracy"] for row in rows if row["method"] == "dense"}
@@ -56,16 +63,16 @@ def oneshot_table(rows: Sequence[Mapping[str, Any]]) -> str:
     order: dict[tuple[Any, ...], None] = {}
     for row in (row for row in rows if row["method"] != "dense"):
         key = (row["task"], row["pattern"], row["method"] != "magnitude", row["recomputations"],
-               row["update"], row["dampening"], oneshot_label(row))  # fmt: skip
+               row["update"], row["dampening"], dampening_text(row), oneshot_label(row))  # fmt: skip
         order[key] = None
         groups.setdefault((key, row["sparsity"]), {})[row["seed"]] = 100 * row["accuracy"]
     shares = sorted({row["sparsity"] for row in rows if row["method"] != "dense"})
     body = []
     for key in sorted(order):
-        task, pattern, drawn, _, _, dampening, label = key
+        task, pattern, *_, dampening, label = key
         name = f"{task} (dense {dense[task]:.2f})" if task in dense else task
         values = [shown(groups.get((key, share), {}).values()) for share in shares]
-        body.append([name, pattern, label, f"{dampening:g}" if drawn else "–", *values])
+        body.append([name, pattern, label, dampening, *values])
     return markdown(["task", "pattern", "method", "λ", *(f"{share:.0%}" for share in shares)], body)
 
 

@@ -205,12 +205,14 @@ def test_the_one_shot_table_has_a_row_a_method_and_dampening() -> None:
         oneshot_row("obert", 0.7, 0.8),
         oneshot_row("obert", 0.7, 0.82, seed=1),
         oneshot_row("obert", 0.5, 0.85, dampening=1e-6),
+        oneshot_row("obert", 0.5, 0.75, dampening=1e-6, relative=True),
     ]
     lines = oneshot_table(rows).splitlines()
     assert lines[0].endswith("| 50% | 70% |")
     assert lines[2] == "| sst2 (dense 87.40) | 4-block | magnitude | – | not run | 60.00 (1) |"
     assert lines[3].endswith("| oBERT r = 1, summed | 1e-07 | not run | 81.00 ± 1.41 (2) |")
     assert lines[4].endswith("| 1e-06 | 85.00 (1) | not run |")
+    assert lines[5].endswith("| 1e-06 g² | 75.00 (1) | not run |")
 
 
 def test_the_picture_places_means_and_spreads() -> None:
@@ -241,6 +243,19 @@ def test_the_picture_places_means_and_spreads() -> None:
     assert reach and float(reach[1]) == pytest.approx(2 * statistics.stdev([40, 60]) * unit, abs=0.1)
 
 
+def test_the_picture_keeps_dampenings_apart() -> None:
+    one = [oneshot_row("obert", share, 0.8) for share in (0.5, 0.7)]
+    other = [oneshot_row("obert", share, 0.6, dampening=0.01, relative=True) for share in (0.5, 0.7)]
+
+    def legend(rows: list[dict[str, Any]]) -> list[str]:
+        found = ElementTree.fromstring(draw(rows)).iter("{http://www.w3.org/2000/svg}text")
+        return [text.text or "" for text in found if (text.text or "").startswith("oBERT")]
+
+    assert legend([*one, *other]) == [f"oBERT r = 1, summed, λ {value}" for value in ("0.01 g²", "1e-07")]
+    elsewhere = [{**row, "pattern": "unstructured"} for row in other]  # one a panel needs no telling
+    assert legend([*one, *elsewhere]) == ["oBERT r = 1, summed"]
+
+
 def test_the_picture_escapes_what_it_is_given() -> None:
     rows = [
         oneshot_row("magnitude", 0.5, 0.5, task="<a&b>"),
@@ -258,6 +273,10 @@ def test_the_one_shot_part_hands_on_teachers_and_settings() -> None:
     command = compression.oneshot_command(given)
     text = " ".join(command[2:])
     assert "--teacher a=x --teacher b=m" in text and "--seeds 4" in text and "--dampening 1e-06" in text
+    assert "--relative" not in text
+    given.relative_dampening = 0.01
+    text = " ".join(compression.oneshot_command(given))
+    assert "--dampening 0.01" in text and "--relative" in text
     with pytest.raises(SystemExit, match="no teacher for 'b'"):
         compression.teachers(compression.parser().parse_args(["--part", "gradual", "--tasks", "b"]))
 
