@@ -45,6 +45,8 @@ def test_recipes_for_packages_end_with_int8():
         "sparse-4block-80",
         "sparse-4block-90",
         "sparse-4block-80-half",
+        "sparse-4block-80-narrow",
+        "sparse-4block-90-narrow",
     ):
         assert isinstance(load_recipe(name).stages[-1], QuantizeStage)
 
