@@ -25,7 +25,7 @@ line.dense{stroke:#9aa4af}rect.page{fill:#0d1117}.c0{stroke:#9aa4af}.c1{stroke:#
 .c3{stroke:#b794f6}.k0{fill:#9aa4af}.k1{fill:#2dd4bf}.k2{fill:#f59e0b}.k3{fill:#b794f6}}
 """
 COLOURS = {"": 0, "summed": 1, "joint": 2, "eliminating": 3}  # by update; magnitude has none
-DASHES = {0: 0, 1: 2, 4: 1, 16: 0}  # by recomputations
+DASHES = {0: 0, 1: 0, 4: 1, 16: 2}  # by recomputations
 Curves = dict[str, dict[float, list[float]]]  # method -> sparsity -> accuracies in per cent
 
 
