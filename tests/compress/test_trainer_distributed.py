@@ -88,7 +88,7 @@ def test_a_killed_group_goes_on_to_the_same_bytes(source, tmp_path):
 
     def dying(rank):
         def progress(phase, done, total, **figures):
-            if phase == "prune" and done == 2:
+            if phase == "pruning step" and done == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         train(source, tmp_path / "out", resume, progress)

@@ -186,7 +186,7 @@ class Interrupting(SilentReporter):
         self.notes.append(text)
 
     def progress(self, phase: str, done: int, total: int, **figures: float) -> None:
-        if self.active and phase.endswith(": prune") and "sparsity" in figures and done == 2:
+        if self.active and phase.endswith(": pruning step") and done == 2:
             raise KeyboardInterrupt
 
 
