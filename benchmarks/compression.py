@@ -65,11 +65,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--work", type=Path, default=Path("out/compression"), help="stages and snapshots")
     made.add_argument("--epochs-scale", type=float, default=1.0, help="factor on every training's length")
     made.add_argument("--learning-rate", type=float, help="peak while pruning; default: the part's own")
-    made.add_argument("--dampening", type=float, help="λ; default: the part's own")
-    made.add_argument("--relative-dampening", type=float, help="takes its place; the part's own has none")
+    either = made.add_mutually_exclusive_group()
+    either.add_argument("--dampening", type=float, help="λ; default: the part's own")
+    either.add_argument("--relative-dampening", type=float, help="as a multiple of mean squared gradients")
     made.add_argument("--gradients", type=int, help="m; default: the part's own")
     made.add_argument("--memory", type=int, help="bytes for pruning besides the model")
-    made.add_argument("--matmul-precision", choices=get_args(MatmulPrecision), help="of training steps")
+    made.add_argument(
+        "--matmul-precision", choices=get_args(MatmulPrecision), help="of training and gradients"
+    )
     made.add_argument("--threads", type=int, default=1)
     return made
 
@@ -135,20 +138,28 @@ def oneshot_command(given: argparse.Namespace) -> list[str]:
         part
         for name, value in (
             ("--data", given.data),
-            (
-                "--dampening",
-                given.dampening if given.relative_dampening is None else given.relative_dampening,
-            ),
+            ("--dampening", given.dampening),
+            ("--dampening", given.relative_dampening),
             ("--gradients", given.gradients),
             ("--memory", given.memory),
+            ("--matmul-precision", given.matmul_precision),
         )
         if value is not None
         for part in (name, str(value))
     ]
-    seeds = [str(seed) for seed in given.seeds]
+    lists = [
+        part
+        for name, values in (
+            ("--seeds", given.seeds),
+            ("--patterns", given.patterns),
+            ("--sparsities", given.sparsities),
+        )
+        if values
+        for part in (name, *map(str, values))
+    ]
     lines = ["--lines", str(given.oneshot_results), "--threads", str(given.threads)]
     lines += ["--relative"] if given.relative_dampening is not None else []
-    return [sys.executable, script, *pairs, *more, *lines, "--seeds", *seeds]
+    return [sys.executable, script, *pairs, *more, *lines, *lists]
 
 
 def tables(given: argparse.Namespace) -> str:
@@ -166,8 +177,10 @@ def tables(given: argparse.Namespace) -> str:
 def main() -> None:
     given = parser().parse_args()
     if given.part == "oneshot":
-        if given.epochs_scale != 1:
-            raise SystemExit("--epochs-scale is for the parts that train; one-shot pruning does not")
+        trained = {"--epochs-scale": given.epochs_scale != 1, "--learning-rate": given.learning_rate,
+                   "--methods": given.methods, "--layers": given.layers}  # fmt: skip
+        for name in (name for name, value in trained.items() if value):
+            raise SystemExit(f"{name} is for the parts that train; one-shot pruning does not")
         raise SystemExit(subprocess.run(oneshot_command(given), check=False).returncode)
     if given.part == "table":
         print(tables(given))

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
+from compression_tables import oneshot_table
 from edgebert_compress import magnitude, obert
 from edgebert_compress.architecture import prunable_parameters
 from edgebert_compress.data import TokenizedDataset, batch_order, collate
@@ -236,44 +237,6 @@ def best_dampening(done: Mapping[Cell, Mapping[str, Any]], task: str, relative: 
     )
 
 
-def table(done: Mapping[Cell, Mapping[str, Any]], dense: Mapping[str, float]) -> str:
-    """Dev accuracy in per cent, mean ± standard deviation over the seeds that are there. g²: relative λ."""
-    groups: dict[tuple[Any, ...], dict[float, list[float]]] = {}
-    for cell, figures in done.items():
-        key = (
-            cell.task,
-            cell.pattern,
-            cell.method,
-            cell.recomputations,
-            cell.update,
-            cell.relative,
-            cell.dampening,
-        )
-        groups.setdefault(key, {}).setdefault(cell.sparsity, []).append(100 * figures["accuracy"])
-    lines = [
-        "| task | pattern | method | λ | "
-        + " | ".join(f"{share:.0%}" for share in SPARSITIES)
-        + " | seeds |",
-        "|---" * (5 + len(SPARSITIES)) + "|",
-    ]
-    for key in sorted(groups):
-        task, pattern, method, recomputations, update, relative, dampening = key
-        label = method if method == "magnitude" else f"oBERT r = {recomputations}, {update}"
-        shown = []
-        for share in SPARSITIES:
-            values = groups[key].get(share, [])
-            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-            shown.append(f"{statistics.mean(values):.2f}{spread}" if values else "–")
-        seeds = max(len(values) for values in groups[key].values())
-        name = f"{task} (dense {100 * dense[task]:.2f})" if task in dense else task
-        used = f"{dampening:g}{' g²' if relative else ''}"
-        lines.append(
-            f"| {name} | {pattern} | {label} | {used} | {' | '.join(shown)} "
-            f"| {seeds if method != 'magnitude' else 'any'} |"
-        )
-    return "\n".join(lines)
-
-
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", action="append", default=[], metavar="NAME=DIR", help="once a task")
@@ -375,10 +338,9 @@ def main() -> None:
     done = finished(arguments.lines)
     if not arguments.table:
         run(arguments, done)
-    dense = {cell.task: figures["accuracy"] for cell, figures in done.items() if cell.method == "dense"}
-    print(table({cell: figures for cell, figures in done.items() if cell.method != "dense"}, dense))
+    rows = [{**asdict(cell), **figures} for cell, figures in done.items()]
+    print(oneshot_table(rows))
     if arguments.table:
-        rows = [{**asdict(cell), **figures} for cell, figures in done.items()]
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         facts = {"batch_size": arguments.batch_size, "fisher_blocks": FISHER_BLOCKS, "cells": rows}
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")

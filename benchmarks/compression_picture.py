@@ -36,11 +36,12 @@ def named(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any
     for row in cells:
         used.setdefault((row["task"], row["pattern"], oneshot_label(row)), set()).add(dampening_text(row))
     several = {method for (_, _, method), values in used.items() if len(values) > 1}
-    return [
-        (f"{method}, λ {dampening_text(row)}" if method in several else method, row)
-        for row in cells
-        for method in (oneshot_label(row),)
-    ]
+
+    def name(row: Mapping[str, Any]) -> str:
+        method = oneshot_label(row)
+        return f"{method}, λ {dampening_text(row)}" if method in several else method
+
+    return [(name(row), row) for row in cells]
 
 
 def panels(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Curves]:

@@ -274,9 +274,13 @@ def test_the_one_shot_part_hands_on_teachers_and_settings() -> None:
     text = " ".join(command[2:])
     assert "--teacher a=x --teacher b=m" in text and "--seeds 4" in text and "--dampening 1e-06" in text
     assert "--relative" not in text
-    given.relative_dampening = 0.01
+    given = compression.parser().parse_args(
+        ["--part", "oneshot", "--tasks", "a", "--teacher", "a=x", "--data", "d", "--patterns", "4-block",
+         "--relative-dampening", "0.01", "--matmul-precision", "medium", "--sparsities", "0.7", "0.9"]
+    )  # fmt: skip
     text = " ".join(compression.oneshot_command(given))
-    assert "--dampening 0.01" in text and "--relative" in text
+    assert "--dampening 0.01" in text and "--relative" in text and "--matmul-precision medium" in text
+    assert "--patterns 4-block" in text and "--sparsities 0.7 0.9" in text
     with pytest.raises(SystemExit, match="no teacher for 'b'"):
         compression.teachers(compression.parser().parse_args(["--part", "gradual", "--tasks", "b"]))
 

@@ -31,11 +31,11 @@ from edgebert_compress.integration_gradients import check_loader
 from edgebert_compress.integration_run import (
     Compression,
     Curve,
-    DampeningCurve,
     is_quantized,
     segments,
 )
 from edgebert_compress.masks import full_masks, masks_from_zeros, sparsity
+from edgebert_compress.pruner import DampeningCurve
 from edgebert_compress.recipe import PruneStage, Recipe, Stage, load_recipe, recipe_from_dict, stage_as_dict
 from edgebert_compress.schedule import cyclic_rate
 from edgebert_compress.stages import StageFacts

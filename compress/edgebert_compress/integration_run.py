@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,14 +16,12 @@ from edgebert_compress.checkpoint import find_sparsity
 from edgebert_compress.errors import RecipeError
 from edgebert_compress.integration_gradients import loader_source
 from edgebert_compress.masks import Masks, apply_masks, check_block, full_masks, masks_from_zeros, sparsity
-from edgebert_compress.obert import ObertSettings
-from edgebert_compress.pruner import chosen_tensors
+from edgebert_compress.pruner import DampeningCurve, chosen_tensors, dampening_point, obert_settings
 from edgebert_compress.quantize import QuantEmbedding, QuantLinear
 from edgebert_compress.recipe import DropLayersStage, FastStage, PruneStage, QuantizeStage, Stage
 from edgebert_compress.schedule import cubic_sparsity, pruning_points
 
 Curve = list[tuple[int, float]]
-DampeningCurve = list[tuple[int, float, float]]
 
 
 @dataclass(frozen=True)
@@ -166,9 +164,6 @@ class Compression:
         return sparsity(full_masks(self._parameters) | self.masks)
 
     def _prune(self, cut: Cut, loader: DataLoader[Any] | None) -> None:
-        def dampened(found: Mapping[str, float]) -> None:
-            self.dampening_curve.append((cut.step, min(found.values()), max(found.values())))
-
         stage = cut.stage
         chosen = chosen_tensors(self._parameters, stage.tensors)
         masks = {name: self.masks.get(name, full) for name, full in full_masks(chosen).items()}
@@ -184,27 +179,13 @@ class Compression:
                 obert_settings(stage),
                 cut.target,
                 memory=self._memory,
-                dampened=dampened,
+                dampened=lambda found: self.dampening_curve.append(dampening_point(cut.step, found)),
             )
             self.model.train(training)
         self.masks |= new
         self.patterns |= dict.fromkeys(new, stage.pattern)
         self.hold()
         self.curve.append((cut.step, self.sparsity()))
-
-
-def obert_settings(stage: PruneStage) -> ObertSettings:
-    """What `obert.prune` is given for the pruning steps of `stage`."""
-    return ObertSettings(
-        block=stage.block,
-        fisher_block=stage.fisher_block,
-        gradients=stage.gradients,
-        dampening=stage.dampening_value,
-        relative=stage.relative_dampening is not None,
-        recomputations=stage.recomputations,
-        update=stage.update,
-        ranking=stage.ranking,
-    )
 
 
 def is_quantized(model: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from edgebert_compress.recipe import PruneStage
 from edgebert_compress.resume import Snapshot
 from edgebert_compress.schedule import cubic_sparsity, pruning_points
 from edgebert_compress.training_run import Acted, Batches, Job, step_count
+
+DampeningCurve = list[tuple[int, float, float]]
+"""(training step, smallest, largest λ of a tensor), a point a Fisher estimate."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +94,14 @@ class Pruner:
         self._chosen = chosen_tensors(self._parameters, stage.tensors)
         for name, value in self._chosen.items():
             check_block(name, value, stage.block)
-        self._settings = ObertSettings(
-            block=stage.block,
-            fisher_block=stage.fisher_block,
-            gradients=stage.gradients,
-            dampening=stage.dampening_value,
-            relative=stage.relative_dampening is not None,
-            update=stage.update,
-            ranking=stage.ranking,
-        )
+        # the r estimates of a step are parts of their own, so that a killed run goes on between them
+        self._settings = replace(obert_settings(stage), recomputations=1)
         if stage.method == "obert":  # now, not after the hours of training before the first pruning step
             obert.plan_step(self._chosen, self._settings, memory, scratch)
         self.pruned = tuple(self._chosen)
         self.masks = masks | {name: masks.get(name, full) for name, full in full_masks(self._chosen).items()}
         self.curve: list[tuple[int, float]] = []
-        self.dampening_curve: list[tuple[int, float, float]] = []
+        self.dampening_curve: DampeningCurve = []
         self._parts = schedule_parts(stage, step_count(job.data, stage.training), self._sparsity())
         self._done = 0
         self._order = Batches(job.data, stage.gradient_batch_size, job.seed)
@@ -155,9 +151,6 @@ class Pruner:
         return sparsity({name: self.masks[name] for name in self.pruned})
 
     def _prune(self, part: Part) -> None:
-        def dampened(found: Mapping[str, float]) -> None:
-            self.dampening_curve.append((part.step, min(found.values()), max(found.values())))
-
         stage = self._stage
         masks = {name: self.masks[name] for name in self.pruned}
         if stage.method == "obert":
@@ -170,9 +163,28 @@ class Pruner:
                 memory=self._memory,
                 scratch=self._scratch,
                 progress=self._job.progress,
-                dampened=dampened,
+                dampened=lambda found: self.dampening_curve.append(dampening_point(part.step, found)),
             )
         else:
             new = magnitude.prune(self._chosen, masks, stage.block, part.target, stage.ranking)
         self.masks = self.masks | new
         apply_masks(self._parameters, self.masks)
+
+
+def obert_settings(stage: PruneStage) -> ObertSettings:
+    """What `obert.prune` is given for the pruning steps of `stage`."""
+    return ObertSettings(
+        block=stage.block,
+        fisher_block=stage.fisher_block,
+        gradients=stage.gradients,
+        dampening=stage.dampening_value,
+        relative=stage.relative_dampening is not None,
+        recomputations=stage.recomputations,
+        update=stage.update,
+        ranking=stage.ranking,
+    )
+
+
+def dampening_point(step: int, found: Mapping[str, float]) -> tuple[int, float, float]:
+    """Of a `DampeningCurve`; `found`: λ by tensor."""
+    return step, min(found.values()), max(found.values())

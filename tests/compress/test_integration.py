@@ -17,8 +17,9 @@ from edgebert_compress.architecture import prunable_parameters
 from edgebert_compress.errors import CheckpointError, RecipeError, TrainingError
 from edgebert_compress.integration import CompressionCallback, ObertCallback, save_compressed
 from edgebert_compress.integration_gradients import loader_source
-from edgebert_compress.integration_run import cuts, obert_settings, segments
+from edgebert_compress.integration_run import cuts, segments
 from edgebert_compress.masks import full_masks
+from edgebert_compress.pruner import obert_settings
 from edgebert_compress.recipe import QuantizeStage, Training, TrainStage, recipe_from_dict
 from edgebert_compress.schedule import cyclic_rate
 from tests.compress.fisher_problems import FixedGradients, source_of
