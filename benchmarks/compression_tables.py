@@ -11,7 +11,7 @@ from typing import Any
 from compression_cells import Line
 
 MISSING = "not run"
-GRADUAL = ("magnitude", "GMP*", "oBERT", "oBERT joint")
+GRADUAL = ("magnitude", "GMP*", "oBERT", "oBERT joint", "oBERT r=4", "oBERT r=16")
 COMPOUND = (("unstructured", False), ("4-block", False), ("4-block", True))
 Groups = dict[tuple[Any, ...], dict[int, float]]
 

@@ -64,7 +64,7 @@ def oneshot_row(method: str, share: float, accuracy: float, seed: int = 0, **cha
 
 def test_the_gradual_cells_are_all_there_once_and_the_telling_ones_come_first() -> None:
     found = gradual.cells(TASKS, [0, 1, 2])
-    assert len(found) == len(set(found)) == 2 * 3 * 2 * 2 * 4
+    assert len(found) == len(set(found)) == 2 * 3 * 2 * 2 * 6
     first = found[0]
     assert (first.task, first.seed, first.method, first.pattern, first.sparsity) == (
         "clinc150", 0, "GMP*", "unstructured", 0.9,
@@ -72,17 +72,19 @@ def test_the_gradual_cells_are_all_there_once_and_the_telling_ones_come_first() 
     assert found[1] == replace(first, method="oBERT")
     assert [c.task for c in found[:16]] == ["clinc150"] * 8 + ["sst2"] * 8
     assert {(c.seed, c.method) for c in found[:16]} == {(0, "GMP*"), (0, "oBERT")}
+    assert {c.method for c in found[-48:]} == {"oBERT r=4", "oBERT r=16"}
 
 
 def test_gmp_star_differs_from_obert_in_the_ranking_alone() -> None:
-    ours, base, joint = (
+    ours, base, joint, again = (
         gradual.recipe(cell(method=method), gradual.Budget(), ROWS).stages[0]
-        for method in ("oBERT", "GMP*", "oBERT joint")
+        for method in ("oBERT", "GMP*", "oBERT joint", "oBERT r=16")
     )
     assert isinstance(ours, PruneStage)
     assert ours.method == "obert"
     assert replace(ours, method="magnitude") == base
     assert replace(ours, update="joint") == joint
+    assert replace(ours, recomputations=16) == again
 
 
 def test_plain_magnitude_ranks_each_tensor_and_learns_from_the_labels() -> None:
@@ -92,7 +94,7 @@ def test_plain_magnitude_ranks_each_tensor_and_learns_from_the_labels() -> None:
     assert stage.distillation.hardness == 0
 
 
-@pytest.mark.parametrize("method", [*gradual.MAIN, *gradual.OTHERS])
+@pytest.mark.parametrize("method", [*gradual.MAIN, *gradual.OTHERS, *gradual.AGAIN])
 @pytest.mark.parametrize(("rows", "scale"), [(15000, 1.0), (6920, 1.0), (6920, 0.1), (97, 0.001)])
 def test_every_method_trains_equally_long_on_any_amount_of_data(method: str, rows: int, scale: float) -> None:
     budget = gradual.Budget()
@@ -172,7 +174,7 @@ def test_the_gradual_table_takes_one_length_and_the_last_line_of_a_cell() -> Non
         line(replace(made, epochs_scale=0.1), 0.2),
     ]
     rows = gradual_table(lines).splitlines()[2:]
-    assert len(rows) == 2 * 4
+    assert len(rows) == 2 * 6
     own = next(row for row in rows if "4-block | oBERT |" in row)
     assert "| not run | – | 94.50 ± 0.71 (2) | 96.5 |" in own
     assert "20.00 (1)" in gradual_table(lines, 0.1)
