@@ -12,7 +12,6 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -42,7 +41,7 @@ from edgebert.cli.console import console_reporter
 from edgebert.progress import Reporter
 from edgebert.stages import StageStore
 from edgebert_compress.errors import TrainingError
-from edgebert_compress.recipe import MatmulPrecision, Recipe
+from edgebert_compress.recipe import MatmulPrecision
 
 PARTS = {"gradual": gradual, "compound": compound}
 
@@ -84,18 +83,24 @@ def budget(given: argparse.Namespace) -> gradual.Budget:
     return replace(own, **{name: getattr(given, name) for name in names if getattr(given, name) is not None})
 
 
-def wanted(given: argparse.Namespace, rows: Mapping[str, int]) -> Iterator[tuple[Cell, Recipe]]:
-    """The cells of the part with their recipes; `rows`: training examples of each task."""
-    part, settings = PARTS[given.part], budget(given)
-    for cell in part.cells(given.tasks, given.seeds, given.epochs_scale):
-        asked = (
-            (given.methods, cell.method),
-            (given.patterns, cell.pattern),
-            (given.sparsities, cell.sparsity),
-            (given.layers, cell.layers),
-        )
-        if all(not chosen or value in chosen for chosen, value in asked):
-            yield cell, part.recipe(cell, settings, rows[cell.task])
+def wanted(given: argparse.Namespace) -> list[Cell]:
+    """The cells of the part that were asked for. Raises SystemExit for what none of them has."""
+    cells = PARTS[given.part].cells(given.tasks, given.seeds, given.epochs_scale)
+    chosen = {
+        "method": given.methods,
+        "pattern": given.patterns,
+        "sparsity": given.sparsities,
+        "layers": given.layers,
+    }
+    for name, values in chosen.items():
+        known = {getattr(cell, name) for cell in cells}
+        for value in (value for value in values or () if value not in known):
+            raise SystemExit(f"the {given.part} part has no {name} '{value}', only {sorted(known)}")
+    return [
+        cell
+        for cell in cells
+        if all(not values or getattr(cell, name) in values for name, values in chosen.items())
+    ]
 
 
 def teachers(given: argparse.Namespace) -> dict[str, Path]:
@@ -111,6 +116,7 @@ def run(given: argparse.Namespace, reporter: Reporter) -> None:
     """Every cell of the part that has no line yet. One that cannot be trained is told of and left out."""
     if given.data is None:
         raise SystemExit("--data is missing: the folder with a folder a task")
+    cells, part, settings = wanted(given), PARTS[given.part], budget(given)
     store = StageStore(given.work)
     benches: dict[str, Bench] = {
         task: open_bench(folder, given.data / task, store, reporter)
@@ -118,7 +124,8 @@ def run(given: argparse.Namespace, reporter: Reporter) -> None:
     }
     rows = {task: len(bench.data.train) for task, bench in benches.items()}
     hashes = {task: bench.teacher.sha256 for task, bench in benches.items()}
-    left = list(unfinished(wanted(given, rows), read_lines(given.results), hashes))
+    asked = ((cell, part.recipe(cell, settings, rows[cell.task])) for cell in cells)
+    left = list(unfinished(asked, read_lines(given.results), hashes))
     for number, (cell, recipe) in enumerate(left, 1):
         reporter.note(f"cell {number} of {len(left)}: {cell}")
         try:

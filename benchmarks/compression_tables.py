@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from compression_cells import Line
+from compression_gradual import METHODS
 
 MISSING = "not run"
-GRADUAL = ("magnitude", "GMP*", "oBERT", "oBERT joint", "oBERT r=4", "oBERT r=16")
 COMPOUND = (("unstructured", False), ("4-block", False), ("4-block", True))
 Groups = dict[tuple[Any, ...], dict[int, float]]
 
@@ -103,7 +103,7 @@ def gradual_table(lines: Sequence[Line], scale: float = 1.0) -> str:
     body = []
     for task, dense in _teachers(lines, "gradual", scale).items():
         for pattern in ("unstructured", "4-block"):
-            for method in GRADUAL:
+            for method in METHODS:
                 row = [f"{task} (teacher {dense:.2f})", pattern, method]
                 for share in (0.8, 0.9):
                     key = (task, method, pattern, share, "all", False)

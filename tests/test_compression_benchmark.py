@@ -94,7 +94,7 @@ def test_plain_magnitude_ranks_each_tensor_and_learns_from_the_labels() -> None:
     assert stage.distillation.hardness == 0
 
 
-@pytest.mark.parametrize("method", [*gradual.MAIN, *gradual.OTHERS, *gradual.AGAIN])
+@pytest.mark.parametrize("method", gradual.METHODS)
 @pytest.mark.parametrize(("rows", "scale"), [(15000, 1.0), (6920, 1.0), (6920, 0.1), (97, 0.001)])
 def test_every_method_trains_equally_long_on_any_amount_of_data(method: str, rows: int, scale: float) -> None:
     budget = gradual.Budget()
@@ -285,6 +285,15 @@ def test_the_one_shot_part_hands_on_teachers_and_settings() -> None:
     assert "--patterns 4-block" in text and "--sparsities 0.7 0.9" in text
     with pytest.raises(SystemExit, match="no teacher for 'b'"):
         compression.teachers(compression.parser().parse_args(["--part", "gradual", "--tasks", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--methods", "oBERT r=8"), ("--patterns", "8-block"), ("--sparsities", "0.5")]
+)
+def test_what_no_cell_has_is_refused(option: str, value: str) -> None:
+    given = compression.parser().parse_args(["--part", "gradual", "--tasks", "a", option, value])
+    with pytest.raises(SystemExit, match=f"the gradual part has no .*'{value}', only"):
+        compression.wanted(given)
 
 
 @pytest.fixture
