@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgebert_compress.matmul import without_autocast
+
 LIMIT = 127
 WEIGHT_LIMIT = 255
 NAME = "edgebert_int8"  # under which transformers finds it
@@ -61,22 +63,23 @@ def int8_attention(
     `query`, `key`, `value`: float32 [batch, heads, tokens, size]. `attention_mask`: bool
     [batch, 1, tokens, tokens], true where a key takes part; None: all do.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if attention_mask is not None:  # padding must not widen the range of a channel
-        value = value.masked_fill(~attention_mask[:, :, :1].transpose(-1, -2), 0.0)
-    q, q_step = symmetric_integers(query, dim=-1)
-    k, k_step = symmetric_integers(key, dim=-1)
-    v, v_step = symmetric_integers(value, dim=-2)
-    scores = torch.matmul(q, k.transpose(-1, -2)) * k_step.transpose(-1, -2)
-    scores = scores * (q_step * (scaling * math.log2(math.e)))
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, -math.inf)
-    highest = scores.detach().amax(dim=-1, keepdim=True)
-    weights = _round(WEIGHT_LIMIT * torch.exp2(scores - highest))
-    total = weights.sum(dim=-1, keepdim=True)
-    weights = F.dropout(weights, dropout, module.training)
-    context = torch.matmul(weights, v) * v_step / total
-    return context.transpose(1, 2).contiguous(), None
+    with without_autocast(query):
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if attention_mask is not None:  # padding must not widen the range of a channel
+            value = value.masked_fill(~attention_mask[:, :, :1].transpose(-1, -2), 0.0)
+        q, q_step = symmetric_integers(query, dim=-1)
+        k, k_step = symmetric_integers(key, dim=-1)
+        v, v_step = symmetric_integers(value, dim=-2)
+        scores = torch.matmul(q, k.transpose(-1, -2)) * k_step.transpose(-1, -2)
+        scores = scores * (q_step * (scaling * math.log2(math.e)))
+        if attention_mask is not None:
+            scores = scores.masked_fill(~attention_mask, -math.inf)
+        highest = scores.detach().amax(dim=-1, keepdim=True)
+        weights = _round(WEIGHT_LIMIT * torch.exp2(scores - highest))
+        total = weights.sum(dim=-1, keepdim=True)
+        weights = F.dropout(weights, dropout, module.training)
+        context = torch.matmul(weights, v) * v_step / total
+        return context.transpose(1, 2).contiguous(), None
 
 
 def use_int8_attention(model: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -248,7 +249,7 @@ def save_compressed(
     run = callback.run if callback is not None else None
     if callback is not None and (run is None or run.model is not model):
         raise CheckpointError("the callback has not trained this model; give the callback of its Trainer")
-    copied = copy.deepcopy(model).to("cpu").eval()
+    copied = _copy(model)
     record = CompressionRecord(
         seed=0 if callback is None or callback.seed is None else callback.seed,
         recipe={"stages": [stage_as_dict(part.stage) for part in run.parts] if run is not None else []},
@@ -271,6 +272,14 @@ def save_compressed(
             quantized=quantized,
             attention="int8" if int8 else "float",
         )
+
+
+def _copy(model: nn.Module) -> Any:
+    """On the CPU, in eval mode. Handles of hooks, which gradient checkpointing leaves behind, stay shared."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    single = [one for value in held for one in (value if isinstance(value, list) else [value])]
+    shared = {id(one): one for one in single if isinstance(one, RemovableHandle)}
+    return copy.deepcopy(model, shared).to("cpu").eval()
 
 
 def task_of(model: nn.Module) -> TaskName:

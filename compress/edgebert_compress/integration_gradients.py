@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgebert_compress.gradients import GradientSource
 from edgebert_compress.training_run import cuda_devices
 
 STRIDE = 1_000_003  # between the seeds of neighbouring pruning steps, above any usual number of batches
+HALF_SCALES = (2.0**14, 2.0**9, 2.0**4, 1.0)  # of the loss, tried in this order until nothing overflows
 
 
 class LoaderGradients:
@@ -45,17 +47,45 @@ class LoaderGradients:
             rows: Any = self.loader.dataset
             inputs = self.loader.collate_fn([rows[row] for row in self.batches[index]])
             self.model.eval()
-            loss = _loss(self.model(**{name: on(value, device) for name, value in inputs.items()}))
+            with _made_in(self.model, names[0]) as kinds:
+                loss = _loss(self.model(**{name: on(value, device) for name, value in inputs.items()}))
             if not math.isfinite(loss.item()):
                 raise TrainingError(
                     f"the loss of gradient mini-batch {index + 1} of {self.count} is {loss.item()}; "
                     "check the data and the model"
                 )
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            found = _gradients(loss, parameters, HALF_SCALES if torch.float16 in kinds else (1.0,))
+        gradients: dict[str, Tensor] = {}
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
                 raise TrainingError(f"the loss does not depend on {name}; leave it out of the pruning")
-        return {name: gradient.float() for name, gradient in zip(names, found, strict=True)}
+            gradients[name] = gradient
+        return gradients
+
+
+@contextmanager
+def _made_in(model: nn.Module, name: str) -> Iterator[set[torch.dtype]]:
+    """The types that the module with the parameter `name` answers in, also within somebody's autocast."""
+    kinds: set[torch.dtype] = set()
+    owner = model.get_submodule(name.rpartition(".")[0])
+    handle = owner.register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype))
+    try:
+        yield kinds
+    finally:
+        handle.remove()
+
+
+def _gradients(loss: Tensor, parameters: Sequence[Tensor], scales: Sequence[float]) -> list[Tensor | None]:
+    """Float32 gradients, made of the loss times the first of `scales` that lets all of them be finite.
+
+    Half precision has nothing below 6e-8, where many a gradient of a trained model is (arXiv 1710.03740).
+    """
+    for scale in scales:
+        last = scale == scales[-1]
+        found = torch.autograd.grad(scale * loss, parameters, retain_graph=not last, allow_unused=True)
+        if last or all(one is None or bool(one.isfinite().all()) for one in found):
+            break
+    return [None if one is None else one.float() / scale for one in found]
 
 
 def on(value: Any, device: torch.device) -> Any:

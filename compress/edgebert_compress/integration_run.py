@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from edgebert_compress import magnitude, obert, quantize
 from edgebert_compress.architecture import prunable_parameters
 from edgebert_compress.checkpoint import find_sparsity
-from edgebert_compress.errors import RecipeError
+from edgebert_compress.errors import ModelError, RecipeError
 from edgebert_compress.integration_gradients import loader_source
 from edgebert_compress.masks import Masks, apply_masks, check_block, full_masks, masks_from_zeros, sparsity
 from edgebert_compress.pruner import DampeningCurve, chosen_tensors, dampening_point, obert_settings
@@ -115,6 +116,8 @@ class Compression:
             if isinstance(part.stage, PruneStage):
                 for name, value in chosen_tensors(self._parameters, part.stage.tensors).items():
                     check_block(name, value, part.stage.block)
+        if self.quantizer is not None:
+            check_float32(model)
         self._done = sum(cut.step < step for cut in self._cuts)
         for cut in self._cuts[: self._done]:
             self.patterns |= dict.fromkeys(
@@ -186,6 +189,17 @@ class Compression:
         self.patterns |= dict.fromkeys(new, stage.pattern)
         self.hold()
         self.curve.append((cut.step, self.sparsity()))
+
+
+def check_float32(model: nn.Module) -> None:
+    """Raises ModelError for weights that cannot hold what simulated INT8 computes."""
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{name} is {kind}, and simulated INT8 needs float32 weights; load the model with "
+                "dtype=torch.float32 (the Trainer may still compute in mixed precision)"
+            )
 
 
 def is_quantized(model: nn.Module) -> bool:

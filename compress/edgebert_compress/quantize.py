@@ -26,6 +26,7 @@ from edgebert_compress.activation_ranges import (
 from edgebert_compress.architecture import word_embedding_name
 from edgebert_compress.attention import use_int8_attention
 from edgebert_compress.errors import TrainingError
+from edgebert_compress.matmul import without_autocast
 from edgebert_compress.recipe import Activations, Attention
 
 LIMIT = 127
@@ -173,10 +174,17 @@ class QuantLinear(nn.Linear):
         return bias.clamp_min(ranges.output.scale) / (ranges.input.scale * EXACT)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.values is None or self.scale is None:
-            x = fake_quantize_tokens(input) if self.input_range is None else self.input_range(input)
-            out = F.linear(x, fake_quantize_rows(self.weight), self.bias)
-            return out if self.output_range is None else cast(Tensor, self.output_range(out))
+        with without_autocast(input):
+            x = input.float()
+            return self._in_training(x) if self.values is None or self.scale is None else self._fixed(x)
+
+    def _in_training(self, input: Tensor) -> Tensor:
+        x = fake_quantize_tokens(input) if self.input_range is None else self.input_range(input)
+        out = F.linear(x, fake_quantize_rows(self.weight), self.bias)
+        return out if self.output_range is None else cast(Tensor, self.output_range(out))
+
+    def _fixed(self, input: Tensor) -> Tensor:
+        assert self.values is not None and self.scale is not None
         if isinstance(self.input_range, FixedRange) and isinstance(self.output_range, FixedRange):
             start, end = self.input_range, self.output_range
             step = start.scale * self.scale

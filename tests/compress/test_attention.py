@@ -138,6 +138,30 @@ def test_every_architecture_goes_through_it_and_ignores_padding(architecture, tm
     assert attention.NAME not in (tmp_path / "saved/config.json").read_text()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_mixed_precision_around_it_changes_no_bit(architecture, tmp_path):
+    folder = make_checkpoint(tmp_path / "m", architecture, layers=1)
+    batch = {
+        "input_ids": torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(0)),
+        "labels": torch.tensor([0, 1, 0]),
+    }
+    found = []
+    for mixed in (False, True):
+        model, _ = load_model(folder, "text-classification")
+        model.eval()
+        quantize.prepare(model, attention="int8")
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            training = model(**batch)
+        training.loss.backward()
+        quantize.fix(model, quantize.export(model))
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed), torch.inference_mode():
+            fixed = model(**batch)
+        gradients = [value.grad for value in model.parameters() if value.grad is not None]
+        found.append([training.logits.detach(), fixed.logits, *gradients])
+    for exact, around in zip(*found, strict=True):
+        torch.testing.assert_close(around, exact, rtol=0, atol=0)
+
+
 def quantised(source, out, kind):
     data = tokenized(source, 20, 0)
     run_stage(source, out, QuantizeStage(attention=kind, training=POST_TRAINING), data, None, 0, silent)

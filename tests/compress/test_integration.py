@@ -12,14 +12,15 @@ import torch
 import transformers
 
 from edgebert_compress import checkpoint as checkpoints
-from edgebert_compress import obert
+from edgebert_compress import integration_gradients, obert
 from edgebert_compress.architecture import prunable_parameters
-from edgebert_compress.errors import CheckpointError, RecipeError, TrainingError
+from edgebert_compress.errors import CheckpointError, ModelError, RecipeError, TrainingError
 from edgebert_compress.integration import CompressionCallback, ObertCallback, save_compressed
 from edgebert_compress.integration_gradients import loader_source
 from edgebert_compress.integration_run import cuts, segments
 from edgebert_compress.masks import full_masks
 from edgebert_compress.pruner import obert_settings
+from edgebert_compress.quantize import round_vectors
 from edgebert_compress.recipe import QuantizeStage, Training, TrainStage, recipe_from_dict
 from edgebert_compress.schedule import cyclic_rate
 from tests.compress.fisher_problems import FixedGradients, source_of
@@ -225,6 +226,24 @@ def test_prunes_trains_and_quantises_in_one_training_with_gradient_accumulation(
 
 @needs_trainer
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize("setting", ["bf16", "gradient_checkpointing"])
+def test_the_trainers_ways_to_save_memory_leave_int8_whole(source, tmp_path, setting):
+    recipe = {"stages": [stage(sparsity=0.5, steps=1), {"kind": "quantize", "training": {"epochs": 1}}]}
+    callback = CompressionCallback(recipe)
+    own = trainer(source, tmp_path / "run", callback, **{setting: True})
+    own.train()
+    save_compressed(own.model, tmp_path / "small", callback=callback)
+    inputs = {key: value[None] for key, value in own.train_dataset[0].items() if key != "labels"}
+    loaded = checkpoints.load(tmp_path / "small").model
+    round_vectors(own.model.eval())  # all that saving does to what the training ended with
+    with torch.no_grad():
+        found, trained = (model(**inputs).logits for model in (loaded, own.model))
+    torch.testing.assert_close(found, trained, rtol=0, atol=1e-6)
+
+
+@needs_trainer
+@pytest.mark.slow
 def test_rewinds_only_when_asked_and_the_best_model_is_one_of_the_pruned(source, tmp_path):
     rates: dict[bool, list[float]] = {}
     for rewind in (False, True):
@@ -275,6 +294,13 @@ def test_refuses_what_it_cannot_do_before_the_first_step(source, tmp_path):
             source, tmp_path, ObertCallback(rewind=True, **SMALL), lr_scheduler_type="reduce_lr_on_plateau",
             eval_strategy="steps", eval_steps=100,
         ).train()  # fmt: skip
+    with pytest.raises(
+        ModelError, match=r"is bfloat16, and simulated INT8 needs float32.*dtype=torch.float32"
+    ):
+        callback = CompressionCallback({"stages": [{"kind": "quantize"}]})
+        own = trainer(source, tmp_path, callback)
+        own.model.to(torch.bfloat16)
+        own.train()
     unlabelled = Rows(8)
     for row in unlabelled.rows:
         del row["labels"]
@@ -354,3 +380,44 @@ def test_replaying_gives_the_same_gradients_also_where_the_collator_draws(source
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert sorted(row for batch in passed.batches[:4] for row in batch) == list(range(12))
+
+
+def test_gradients_too_small_or_too_large_for_half_precision_arrive(source, monkeypatch):
+    model, rows = classifier(source), Rows(12)
+    for row in rows.rows:
+        row["labels"] = 0
+    names = list(prunable_parameters(model))
+    loader = torch.utils.data.DataLoader(rows, batch_size=4)
+    forward = model.forward
+
+    def gradients():
+        return list(loader_source(model, loader, 4, seed=1, step=0)(3).gradients(names))
+
+    def half(**inputs):  # as accelerate wraps it
+        with torch.autocast("cpu", torch.float16):
+            return forward(**inputs)
+
+    def worst():
+        return max(
+            float((one[name] - other[name]).norm() / one[name].norm())
+            for one, other in zip(exact, gradients(), strict=True)
+            for name in names
+        )
+
+    for bias in (12.0, -12.0):  # sure of the right answer, and of a wrong one
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.tensor([bias, 0.0, 0.0]))
+        monkeypatch.setattr(model, "forward", forward)
+        exact = gradients()
+        monkeypatch.setattr(model, "forward", half)
+        assert worst() < 0.02
+    with monkeypatch.context() as without:
+        without.setattr(integration_gradients, "HALF_SCALES", (2.0**40, 1.0))  # the first overflows
+        assert worst() < 0.02
+        without.setattr(integration_gradients, "HALF_SCALES", (1.0,))
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.tensor([12.0, 0.0, 0.0]))
+        without.setattr(model, "forward", forward)
+        exact = gradients()
+        without.setattr(model, "forward", half)
+        assert worst() > 0.1  # what the scale is for
