@@ -62,6 +62,8 @@ def recipe(cell: Cell, budget: Budget, rows: int) -> Recipe:
         stages.append(prune_stage(cell.method, pattern, cell.sparsity, budget.scaled(scale), rows))
     if cell.int8:
         learned = replace(trained(INT8_STEPS, INT8_RATE), weight_decay=0.0)
+        if learned.matmul_precision == "bfloat16":  # which cannot hold the integers
+            learned = replace(learned, matmul_precision="medium")
         stages.append(QuantizeStage(training=learned, distillation=ANSWERS))
     if not stages:  # the teacher itself, measured as everything else
         stages.append(TrainStage(training=Training(epochs=0)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from edgebert_compress import distributed
 from edgebert_compress.data import Progress, TokenizedDataset, silent
 from edgebert_compress.errors import TrainingError
-from edgebert_compress.matmul import matmul_precision
+from edgebert_compress.matmul import answer, matmul_precision
 from edgebert_compress.recipe import MatmulPrecision
 from edgebert_compress.tasks.base import TrainingTask
 
@@ -66,7 +66,7 @@ class TaskGradients:
         parameters = [self.model.get_parameter(name) for name in names]
         batch = self.task.collate(self.model, self.data, self.batches[index])
         with matmul_precision(self.precision):
-            loss = self.task.loss(self.model(**batch.inputs), batch)
+            loss = self.task.loss(answer(self.model, batch.inputs, self.precision), batch)
             if not math.isfinite(loss.item()):
                 raise TrainingError(
                     f"the task loss of gradient mini-batch {index + 1} of {self.count} is {loss.item()}; "

@@ -20,7 +20,7 @@ IN_CYCLES = ("cyclic-linear", "cosine")
 Attention = Literal["int8", "float"]
 Activations = Literal["dynamic", "static"]
 Calibration = Literal["min-max", "percentile", "mse", "learned"]
-MatmulPrecision = Literal["highest", "high", "medium"]
+MatmulPrecision = Literal["highest", "high", "medium", "bfloat16"]
 LayerShare = Literal["two-thirds", "half", "third"]
 BLOCK_SIZES: Mapping[str, int] = {
     "unstructured": 1,
@@ -83,7 +83,8 @@ class Training:
         metadata=about(
             "Of products in training steps and in the gradients of Fisher matrices, as"
             " torch.set_float32_matmul_precision: below highest, a processor that can may round factors to"
-            " bfloat16 or TF32."
+            " bfloat16 or TF32. bfloat16: mixed precision, products and what they give in bfloat16; not for"
+            " quantize stages."
         ),
     )
 
@@ -361,6 +362,11 @@ class QuantizeStage:
             raise RecipeError(
                 "'attention: int8' needs 'activations: dynamic': no runtime has it with static ranges; "
                 "take 'attention: float'"
+            )
+        if self.training.matmul_precision == "bfloat16":
+            raise RecipeError(
+                "'matmul_precision: bfloat16' cannot hold the integers of a 'quantize' stage; "
+                "take 'medium' there"
             )
         if self.calibration == "learned" and not self.training.epochs:
             raise RecipeError("'calibration: learned' needs 'training' of more than 0 epochs; or take 'mse'")

@@ -26,7 +26,8 @@ from edgebert_compress.distill import (
     relation_loss,
 )
 from edgebert_compress.errors import TrainingError
-from edgebert_compress.recipe import Distillation
+from edgebert_compress.matmul import answer
+from edgebert_compress.recipe import Distillation, MatmulPrecision
 from edgebert_compress.resume import folder_hash
 from edgebert_compress.tasks import Batch, TrainingTask
 
@@ -80,7 +81,7 @@ class Watch:
     @staticmethod
     def _keeper(place: dict[Any, Tensor], key: int | str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            place[key] = output[0] if isinstance(output, tuple) else output
+            place[key] = (output[0] if isinstance(output, tuple) else output).float()
 
         return keep
 
@@ -107,13 +108,15 @@ class Distiller:
         student: nn.Module,
         teacher: nn.Module | Tensor | None,
         layers: Sequence[int],
+        precision: MatmulPrecision = "highest",
     ) -> None:
         """`teacher`: a model, or its logits [examples, classes]; None: the task's loss alone.
 
-        `layers`: the teacher's layer for each of the student's.
+        `layers`: the teacher's layer for each of the student's. `precision`: of a teacher's products.
         """
         self._task = task
         self._settings = settings
+        self._precision: MatmulPrecision = precision
         self._answers = teacher if isinstance(teacher, Tensor) else None
         self._teacher = teacher if isinstance(teacher, nn.Module) else None
         self._hardness = 0.0 if teacher is None else settings.hardness
@@ -160,7 +163,7 @@ class Distiller:
             return None
         inputs = batch.inputs if self._same_inputs else collate(self._teacher).inputs
         with torch.no_grad():
-            return self._task.logits(self._teacher(**inputs))
+            return self._task.logits(answer(self._teacher, inputs, self._precision))
 
     def _choices(self, logits: tuple[Tensor, ...], attended: Tensor) -> tuple[Tensor, ...]:
         """Where the choices are the tokens themselves, padding is none of them."""
@@ -182,11 +185,13 @@ def distiller(
     source: TeacherSource | None,
     examples: int,
     kept: Sequence[int] | None = None,
+    precision: MatmulPrecision = "highest",
 ) -> Iterator[Distiller]:
     """The loss of a training of `student` on `examples` examples; its hooks go when the block ends.
 
-    `kept`: the student's layers as indices into the model that it came from. Raises TrainingError when the
-    teacher does not fit, CheckpointError and ModelError when it cannot be loaded.
+    `kept`: the student's layers as indices into the model that it came from. `precision`: of the products
+    of a teacher that runs. Raises TrainingError when the teacher does not fit, CheckpointError and ModelError
+    when it cannot be loaded.
     """
     settings = settings or Distillation(hardness=0.0)
     teacher: nn.Module | Tensor | None = None
@@ -197,7 +202,7 @@ def distiller(
         else:
             live = _live(source.folder, task, student)
             teacher, layers = live, layer_map(kept or layers, len(layer_list(live)))
-    loss = Distiller(task, settings, student, teacher, layers)
+    loss = Distiller(task, settings, student, teacher, layers, precision)
     try:
         yield loss
     finally:

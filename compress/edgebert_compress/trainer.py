@@ -71,7 +71,9 @@ def train_model(
     with (
         frozen(model, training.frozen),
         torch.random.fork_rng(devices=cuda_devices(device)),
-        distiller(job.task, job.distillation, model, job.teacher, len(job.data), job.kept) as loss,
+        distiller(
+            job.task, job.distillation, model, job.teacher, len(job.data), job.kept, training.matmul_precision
+        ) as loss,
     ):
         torch.manual_seed(job.seed)  # dropout draws from the global generator
         run = Run(model, training, job, hooks or Holding({}, {}), loss, head_rate)

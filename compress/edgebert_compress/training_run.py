@@ -17,7 +17,7 @@ from edgebert_compress.architecture import HEAD_PREFIXES
 from edgebert_compress.data import Progress, TokenizedDataset, batch_order, silent
 from edgebert_compress.errors import TrainingError
 from edgebert_compress.masks import Masks, apply_masks
-from edgebert_compress.matmul import matmul_precision
+from edgebert_compress.matmul import answer, matmul_precision
 from edgebert_compress.recipe import Distillation, Training
 from edgebert_compress.resume import Note, Snapshot, SnapshotFolder
 from edgebert_compress.schedule import learning_rate
@@ -205,7 +205,8 @@ class Run:
             return task.collate(model, data, part, torch.Generator().manual_seed(draw))
 
         batch = collate(self.model)
-        return self.loss.loss(self.model(**batch.inputs), batch, part, collate)
+        outputs = answer(self.model, batch.inputs, self.precision)
+        return self.loss.loss(outputs, batch, part, collate)
 
     def record_loss(self, phase: str) -> None:
         """Add a point to the curve and tell of the progress, where it is time."""

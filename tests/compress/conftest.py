@@ -54,3 +54,8 @@ def task(tmp_path_factory) -> Task:
     teacher = folder / "teacher"
     fine_tune(raw, teacher, train, LABELS, FineTuneStage(epochs=8, learning_rate=2e-3), 0, silent)
     return Task(teacher, train, held_out, predict_logits(teacher, train))
+
+
+def precision_in_use() -> str:
+    """Of products, as a recipe calls it."""
+    return "bfloat16" if torch.is_autocast_enabled("cpu") else torch.get_float32_matmul_precision()

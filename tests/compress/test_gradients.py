@@ -10,7 +10,7 @@ from edgebert_compress.errors import TrainingError
 from edgebert_compress.gradients import TaskGradients, task_source
 from edgebert_compress.loading import load_model
 from edgebert_compress.tasks import TEXT_CLASSIFICATION
-from tests.compress.conftest import tokenized
+from tests.compress.conftest import precision_in_use, tokenized
 from tests.factories import LABELS, make_checkpoint
 
 BATCHES = [[0, 1, 2], [3], [4, 5]]
@@ -63,20 +63,23 @@ def test_a_source_goes_on_with_the_next_mini_batches(model, data):
     assert [(each.count, each.batches) for each in passes] == [(2, [[0], [1]]), (2, [[2], [3]])]
 
 
-def test_the_products_of_gradients_may_be_less_precise(model, data):
+@pytest.mark.parametrize("lower", ["medium", "bfloat16"])
+def test_the_products_of_gradients_may_be_less_precise(model, data, lower):
     names = list(prunable_parameters(model))
     used = set()
-    model.register_forward_hook(lambda *_: used.add(torch.get_float32_matmul_precision()))
+    model.register_forward_hook(lambda *_: used.add(precision_in_use()))
     exact, rounded = (
         list(TaskGradients(model, TEXT_CLASSIFICATION, data, BATCHES, precision=precision).gradients(names))
-        for precision in ("highest", "medium")
+        for precision in ("highest", lower)
     )
-    assert used == {"highest", "medium"}
+    assert used == {"highest", lower}
     assert torch.get_float32_matmul_precision() == "highest"
     for one, other in zip(exact, rounded, strict=True):
         for name in names:  # bfloat16 keeps 8 bits
             error = (one[name] - other[name]).norm() / one[name].norm()
             assert error < 0.1
+            assert other[name].dtype == torch.float32
+            assert lower == "medium" or error > 1e-4
 
 
 def test_progress_is_reported(model, data):

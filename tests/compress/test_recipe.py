@@ -136,6 +136,11 @@ def test_dropped_layers_are_the_others(tmp_path):
         ("stages:\n- kind: drop-layers\n  keep: [3, 1]\n", 2, ["'keep'", "ascend"]),
         ("stages:\n- kind: quantize\n  training: 5\n", 3, ["'training'", "mapping"]),
         ("stages:\n- kind: quantize\n  training:\n    epochs: -1\n", 4, ["'epochs'", "not -1"]),
+        (
+            "stages:\n- kind: quantize\n  training: {matmul_precision: bfloat16}\n",
+            2,
+            ["'matmul_precision: bfloat16'", "'medium'"],
+        ),
         ("stages:\n- kind: drop-layers\n  keep: [0]\n  drop: [1]\n", 2, ["'keep'", "'drop'"]),
         ("stages:\n- kind: train\n  new_head: 1\n", 3, ["'new_head'", "true or false"]),
         ("stages:\n- kind: prune\n  pattern: 5-block\n", 3, ["'pattern'", "'8-block'"]),

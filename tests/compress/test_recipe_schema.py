@@ -121,6 +121,7 @@ VALUES = st.one_of(
             "oops",
             "global",
             "medium",
+            "bfloat16",
             "static",
             "mse",
         ]

@@ -14,7 +14,7 @@ from edgebert_compress.recipe import FineTuneStage, Training
 from edgebert_compress.tasks import TEXT_CLASSIFICATION
 from edgebert_compress.trainer import fine_tune, predict_logits, train_model
 from edgebert_compress.training_run import Batches, Job, optimizer
-from tests.compress.conftest import tokenized
+from tests.compress.conftest import precision_in_use, tokenized
 from tests.factories import LABELS, make_checkpoint
 
 
@@ -104,18 +104,19 @@ def test_only_a_new_head_learns_faster(task):
     }
 
 
-def test_only_training_steps_may_multiply_less_precisely(task):
+@pytest.mark.parametrize("lower", ["medium", "bfloat16"])
+def test_only_training_steps_may_multiply_less_precisely(task, lower):
     model = load(task.teacher).model
     used = {True: set(), False: set()}  # in training, in the measurement after it
-    model.register_forward_hook(lambda m, *_: used[m.training].add(torch.get_float32_matmul_precision()))
+    model.register_forward_hook(lambda m, *_: used[m.training].add(precision_in_use()))
 
     def measure(trained):
         predictions = trained(**TEXT_CLASSIFICATION.collate(trained, task.held_out, [0]).inputs)
         return float(predictions.logits.detach().sum())
 
     job = Job(TEXT_CLASSIFICATION, task.held_out, evaluate=measure)
-    train_model(model, Training(epochs=1, batch_size=64, matmul_precision="medium"), job)
-    assert used == {True: {"medium"}, False: {"highest"}}
+    train_model(model, Training(epochs=1, batch_size=64, matmul_precision=lower), job)
+    assert used == {True: {lower}, False: {"highest"}}
     assert torch.get_float32_matmul_precision() == "highest"
 
 

@@ -100,6 +100,25 @@ def test_every_task_takes_every_stage(sources, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_mixed_precision_learns_the_same(sources, tmp_path, name):
+    soft = Distillation(hardness=0.5, hidden=0.2, relations=0.1)
+    losses = []
+    for precision in ("highest", "bfloat16"):
+        training = replace(SHORT, matmul_precision=precision)
+        stage = TrainStage(training=training, distillation=soft)
+        facts = run_stage(
+            sources[name], tmp_path / precision, stage, DATA, TeacherModel(sources[name]), 0, silent,
+            task=get_task(name),
+        )  # fmt: skip
+        losses.append([loss for _, loss in facts.loss_curve])
+        weights = load(tmp_path / precision, name).model.parameters()
+        assert {weight.dtype for weight in weights} == {torch.float32}
+    exact, mixed = losses
+    assert mixed != exact
+    assert mixed == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(sources, name):
     task, student = get_task(name), load(sources[name], name).model
     settings = Distillation(hardness=1.0, hidden=1.0, relations=1.0)
