@@ -16,8 +16,10 @@ from edgebert.compression import tokenizer_folder
 from edgebert.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
+    import torch
+
     from edgebert_compress.data import TokenizedDataset
-    from edgebert_compress.recipe import PruneStage, Stage, Training
+    from edgebert_compress.recipe import MatmulPrecision, PruneStage, Stage, Training
     from edgebert_compress.tasks import TrainingTask
 
 TIMED_STEPS = 3
@@ -39,48 +41,54 @@ class Speed:
 
 
 class Clock:
-    """Times training steps of one model on its data; every batch size once."""
+    """Times training steps of one model on its data, where it lies; every batch size and precision once."""
 
     def __init__(self, network: Any, task: TrainingTask, data: TokenizedDataset) -> None:
         self.network = network
         self.task = task
         self.data = data
-        self.known: dict[tuple[int, str], Speed] = {}
+        self.device = next(network.parameters()).device
+        self.known: dict[tuple[int, MatmulPrecision, str], Speed] = {}
 
-    def speed(self, batch_size: int, form: str = "float") -> Speed:
+    def speed(self, batch_size: int, precision: MatmulPrecision, form: str = "float") -> Speed:
         """Mean over a few batches that lie evenly between the shortest and the longest rows."""
-        key = (min(batch_size, len(self.data)), form)
+        from edgebert_compress.matmul import matmul_precision
+
+        key = (min(batch_size, len(self.data)), precision, form)
         if key not in self.known:
-            self.known[key] = self._measure(key[0])
+            with matmul_precision(precision):
+                self.known[key] = self._measure(key[0], precision)
         return self.known[key]
 
-    def _measure(self, batch_size: int) -> Speed:
+    def _measure(self, batch_size: int, precision: MatmulPrecision) -> Speed:
         import torch
 
         by_length = sorted(range(len(self.data)), key=lambda i: len(self.data.input_ids[i]))
         starts = [round((len(by_length) - batch_size) * at / (TIMED_STEPS - 1)) for at in range(TIMED_STEPS)]
         batches = [by_length[start : start + batch_size] for start in starts]
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0)  # moves nothing
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, fused=True)  # moves nothing
         self.network.train()
-        self._step(batches[0])  # the first one allocates
+        self._step(batches[0], precision)  # the first one allocates
         optimizer.step()
-        began = time.perf_counter()
-        saved = max(self._step(indices) for indices in batches)
-        gradient = (time.perf_counter() - began) / len(batches)
-        began = time.perf_counter()
+        began = now(self.device)
+        saved = max(self._step(indices, precision) for indices in batches)
+        gradient = (now(self.device) - began) / len(batches)
+        began = now(self.device)
         optimizer.step()
-        step = gradient + time.perf_counter() - began
+        step = gradient + now(self.device) - began
         self.network.eval()
         self.network.zero_grad(set_to_none=True)
-        began = time.perf_counter()
+        began = now(self.device)
         with torch.inference_mode():
             for indices in batches:
                 self.network(**self.task.collate(self.network, self.data, indices).inputs)
-        return Speed(step, gradient, (time.perf_counter() - began) / len(batches), saved)
+        return Speed(step, gradient, (now(self.device) - began) / len(batches), saved)
 
-    def _step(self, indices: list[int]) -> int:
+    def _step(self, indices: list[int], precision: MatmulPrecision) -> int:
         """One forward and backward pass; the bytes that were kept between them."""
         import torch
+
+        from edgebert_compress.matmul import answer
 
         kept: dict[int, int] = {}
         weights = {value.untyped_storage().data_ptr() for value in self.network.parameters()}
@@ -93,21 +101,30 @@ class Clock:
 
         batch = self.task.collate(self.network, self.data, indices)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            loss = self.task.loss(self.network(**batch.inputs), batch)
+            loss = self.task.loss(answer(self.network, batch.inputs, precision), batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return sum(kept.values())
 
 
-def matrix_speed() -> float:
-    """Floating-point operations a second of a matrix product on this machine."""
+def now(device: torch.device) -> float:
+    """Seconds, once all that was asked of `device` is done."""
     import torch
 
-    a = torch.ones(512, 512)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def matrix_speed(device: torch.device) -> float:
+    """Floating-point operations a second of a float32 matrix product on `device`."""
+    import torch
+
+    a = torch.ones(512, 512, device=device)
     a @ a
-    began = time.perf_counter()
+    began = now(device)
     for _ in range(4):
         a @ a
-    return 4 * 2 * 512**3 / (time.perf_counter() - began)
+    return 4 * 2 * 512**3 / (now(device) - began)
 
 
 def make_plan(prepared: Prepared, options: CompressOptions) -> Plan:
@@ -128,7 +145,7 @@ def make_plan(prepared: Prepared, options: CompressOptions) -> Plan:
     task = get_task(options.task)
     network, fresh = load_model(model.folder, task.name, data.labels, new_head=model.new_head)
     task.check(tokenized[0], network)
-    clock = Clock(network, task, tokenized[0])
+    clock = Clock(network.to(options.device), task, tokenized[0])
     stages = []
     if options.teacher is None and (fresh or model.labels is None):
         stages.append(_teacher_stage(clock, recipe.fine_tune, model.layers))
@@ -171,7 +188,7 @@ def _teacher_stage(clock: Clock, training: Training, layers: int) -> StagePlan:
     from edgebert_compress.training_run import step_count
 
     steps = step_count(clock.data, training)
-    speed = clock.speed(training.batch_size)
+    speed = clock.speed(training.batch_size, training.matmul_precision)
     size = ADAM * _weights(clock.network) + speed.saved_bytes
     title = "fine-tune the teacher"
     memory = "training: weights, gradients, Adam, activations"
@@ -197,7 +214,7 @@ def _stage_plan(
     steps = step_count(clock.data, stage.training)
     weights = _weights(clock.network) - round((1 - share) * sum(sizes.values()))
     form = stage.kind if stage.kind == "quantize" else "float"
-    speed = clock.speed(stage.training.batch_size, form)
+    speed = clock.speed(stage.training.batch_size, stage.training.matmul_precision, form)
     seconds = steps * speed.step * share
     size = 4 * weights
     memory = "the weights"
@@ -255,9 +272,9 @@ def _fisher(
         memory=budget or memory.free_memory(),
         scratch_free=spill.free_bytes(spill.scratch_folder(None)),
     )
-    speed = clock.speed(stage.gradient_batch_size)
+    speed = clock.speed(stage.gradient_batch_size, stage.training.matmul_precision)
     gradients = plan.passes * stage.gradients * speed.gradient
-    once = gradients + plan.operations / matrix_speed()
+    once = gradients + plan.operations / matrix_speed(clock.device)
     return stage.steps * stage.recomputations * once, plan.peak_bytes, f"pruning: weights, {plan}"
 
 

@@ -13,6 +13,7 @@ from edgebert.compress_plan import parse_memory
 from edgebert.errors import UsageError
 from edgebert_compress.architecture import prunable_parameters
 from edgebert_compress.recipe import PruneStage, Training
+from tests.compress.conftest import precision_in_use
 from tests.factories import make_checkpoint, task_sentences
 
 RECIPE = """
@@ -134,6 +135,28 @@ def test_a_dry_run_plans_and_writes_nothing(files, tmp_path, capsys):
     assert "prune 75% 4-block (obert): 2 epochs, 8 steps, 1 layer, " in printed
     assert "1 pass over the gradients, 1 shard, " in printed
     assert "step 2, epoch 0.5: 69.4% zeros" in printed
+
+
+def test_steps_are_timed_in_the_precision_of_their_stage(files, tmp_path, capsys, monkeypatch):
+    import torch
+    from transformers import BertForSequenceClassification
+
+    used = set()
+    forward = BertForSequenceClassification.forward
+
+    def spy(self, *given, **inputs):
+        used.add((self.training, precision_in_use()))
+        return forward(self, *given, **inputs)
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", spy)
+    mixed = tmp_path / "mixed.yaml"
+    mixed.write_text(
+        "stages:\n- {kind: prune, training: {epochs: 1, matmul_precision: bfloat16}}\n"
+        "- {kind: quantize, training: {epochs: 1, matmul_precision: medium}}\n"
+    )
+    assert run(args(files, tmp_path / "out", "--dry-run", recipe=str(mixed))) == 0
+    assert {precision for training, precision in used if training} == {"bfloat16", "medium"}
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_pruning_steps_over_epochs():
