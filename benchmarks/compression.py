@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -33,7 +33,7 @@ from compression_picture import draw
 from compression_tables import (
     compound_table,
     gradual_table,
-    margins,
+    of_dampening,
     oneshot_table,
     read_oneshot,
 )
@@ -169,13 +169,21 @@ def oneshot_command(given: argparse.Namespace) -> list[str]:
     return [sys.executable, script, *pairs, *more, *lines, *lists]
 
 
+def oneshot_rows(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """What one-shot pruning gave; with a λ on the command line, without those of another one."""
+    rows = read_oneshot(given.oneshot_results)
+    for dampening, relative in ((given.dampening, False), (given.relative_dampening, True)):
+        if dampening is not None:
+            rows = of_dampening(rows, dampening, relative)
+    return rows
+
+
 def tables(given: argparse.Namespace) -> str:
     """All tables of what is there, in Markdown."""
     lines, scale = read_lines(given.results), given.epochs_scale
     parts = [
-        ("One-shot", oneshot_table(read_oneshot(given.oneshot_results))),
+        ("One-shot", oneshot_table(oneshot_rows(given))),
         ("Gradual", gradual_table(lines, scale)),
-        ("oBERT against GMP*, points on the same seeds", margins(lines, scale)),
         ("Compound", compound_table(lines, scale)),
     ]
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts)
@@ -192,7 +200,7 @@ def main() -> None:
     if given.part == "table":
         print(tables(given))
     elif given.part == "picture":
-        text = draw(read_oneshot(given.oneshot_results))
+        text = draw(oneshot_rows(given))
         given.svg.parent.mkdir(parents=True, exist_ok=True)
         partial = given.svg.with_suffix(".partial")
         partial.write_text(text, encoding="utf-8")

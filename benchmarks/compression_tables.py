@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from compression_cells import Line
-from compression_gradual import METHODS
+from compression_compound import LAYERS
+from compression_gradual import METHODS, PATTERNS, SPARSITIES
 
-MISSING = "not run"
-COMPOUND = (("unstructured", False), ("4-block", False), ("4-block", True))
+MISSING = "–"
+TITLES = {"clinc150": "CLINC150", "sst2": "SST-2"}
+COMPOUND = {
+    ("unstructured", False): "unstructured",
+    ("4-block", False): "4-block",
+    ("4-block", True): "4-block + INT8",
+}
 Groups = dict[tuple[Any, ...], dict[int, float]]
 
 
 def read_oneshot(path: Path) -> list[dict[str, Any]]:
-    """Cells and figures of one-shot pruning in one flat mapping each."""
+    """Cells and figures of one-shot pruning in one flat mapping each, from lines or from a table's .json."""
+    if path.suffix == ".json":
+        return list(json.loads(path.read_text(encoding="utf-8"))["cells"])
     found = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -28,13 +37,28 @@ def read_oneshot(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def of_dampening(rows: Sequence[Mapping[str, Any]], dampening: float, relative: bool) -> list[Any]:
+    """`rows` without those of another λ; what needs none stays."""
+    wanted = (dampening, relative)
+    return [
+        row
+        for row in rows
+        if row["method"] != "obert" or (row["dampening"], row.get("relative", False)) == wanted
+    ]
+
+
 def shown(values: Iterable[float], digits: int = 2) -> str:
-    """ "95.20 ± 0.10 (3)": mean, sample standard deviation, number of seeds; or "not run"."""
+    """ "95.20 ± 0.10 (3)": mean, sample standard deviation, number of seeds; "–" where nothing ran."""
     found = list(values)
     if not found:
         return MISSING
     spread = f" ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
     return f"{statistics.mean(found):.{digits}f}{spread} ({len(found)})"
+
+
+def percent(share: float) -> str:
+    """ "80 %" of 0.8."""
+    return f"{100 * share:.0f} %"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -62,88 +86,79 @@ def oneshot_table(rows: Sequence[Mapping[str, Any]]) -> str:
     groups: Groups = {}
     order: dict[tuple[Any, ...], None] = {}
     for row in (row for row in rows if row["method"] != "dense"):
-        key = (row["task"], row["pattern"], row["method"] != "magnitude", row["recomputations"],
+        place = PATTERNS.index(row["pattern"])
+        key = (row["task"], place, row["pattern"], row["method"] != "magnitude", row["recomputations"],
                row["update"], row["dampening"], dampening_text(row), oneshot_label(row))  # fmt: skip
         order[key] = None
         groups.setdefault((key, row["sparsity"]), {})[row["seed"]] = 100 * row["accuracy"]
     shares = sorted({row["sparsity"] for row in rows if row["method"] != "dense"})
     body = []
     for key in sorted(order):
-        task, pattern, *_, dampening, label = key
-        name = f"{task} (dense {dense[task]:.2f})" if task in dense else task
+        task, _, pattern, *_, dampening, label = key
+        name = TITLES.get(task, task) + (f" (dense {dense[task]:.2f})" if task in dense else "")
         values = [shown(groups.get((key, share), {}).values()) for share in shares]
         body.append([name, pattern, label, dampening, *values])
-    return markdown(["task", "pattern", "method", "λ", *(f"{share:.0%}" for share in shares)], body)
+    return markdown(["task", "pattern", "method", "λ", *map(percent, shares)], body)
 
 
-def _groups(lines: Sequence[Line], part: str, scale: float, figure: str) -> Groups:
+def _groups(lines: Sequence[Line], part: str, scale: float) -> Groups:
     """(task, method, pattern, sparsity, layers, int8) -> seed -> per cent; the last line of a cell counts."""
     found: Groups = {}
     for line in lines:
         c = line.cell
         if c.part == part and c.epochs_scale == scale:
             key = (c.task, c.method, c.pattern, c.sparsity, c.layers, c.int8)
-            found.setdefault(key, {})[c.seed] = 100 * line.figures[figure]
+            found.setdefault(key, {})[c.seed] = 100 * line.figures["accuracy"]
     return found
 
 
 def _teachers(lines: Sequence[Line], part: str, scale: float) -> dict[str, float]:
-    """Task -> its teacher's dev accuracy in per cent, in the order of the lines."""
-    return {
+    """Task -> its teacher's dev accuracy in per cent, in the order of the names."""
+    found = {
         line.cell.task: 100 * line.figures["teacher"]
         for line in lines
         if line.cell.part == part and line.cell.epochs_scale == scale
     }
+    return dict(sorted(found.items()))
 
 
-def gradual_table(lines: Sequence[Line], scale: float = 1.0) -> str:
-    """Dev accuracy and, in brackets after it, agreement with the teacher, in per cent."""
-    accuracy = _groups(lines, "gradual", scale, "accuracy")
-    agreement = _groups(lines, "gradual", scale, "agreement")
+def gradual_table(
+    lines: Sequence[Line], scale: float = 1.0, better: str = "oBERT", base: str = "GMP*"
+) -> str:
+    """Dev accuracy in per cent, a column a method that has run anywhere.
+
+    The last column is the points by which `better` is above `base`, on the seeds that both have.
+    """
+    accuracy = _groups(lines, "gradual", scale)
+    methods = [name for name in METHODS if any(key[1] == name for key in accuracy)]
     body = []
-    for task, dense in _teachers(lines, "gradual", scale).items():
-        for pattern in ("unstructured", "4-block"):
-            for method in METHODS:
-                row = [f"{task} (teacher {dense:.2f})", pattern, method]
-                for share in (0.8, 0.9):
-                    key = (task, method, pattern, share, "all", False)
-                    row.append(shown(accuracy.get(key, {}).values()))
-                    same = agreement.get(key, {}).values()
-                    row.append(f"{statistics.mean(same):.1f}" if same else "–")
-                body.append(row)
-    return markdown(["task", "pattern", "method", "80 %", "agrees", "90 %", "agrees"], body)
-
-
-def margins(lines: Sequence[Line], scale: float = 1.0, better: str = "oBERT", base: str = "GMP*") -> str:
-    """Points by which `better` is above `base`, seed by seed on the seeds that both have."""
-    accuracy = _groups(lines, "gradual", scale, "accuracy")
-    body = []
-    for task in _teachers(lines, "gradual", scale):
-        for pattern in ("unstructured", "4-block"):
-            row = [task, pattern]
-            for share in (0.8, 0.9):
-                a, b = (
-                    accuracy.get((task, method, pattern, share, "all", False), {})
-                    for method in (better, base)
-                )
-                row.append(shown(a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())))
-            body.append(row)
-    return markdown(["task", "pattern", f"{better} − {base}, 80 %", "90 %"], body)
+    for (task, dense), share, pattern in product(
+        _teachers(lines, "gradual", scale).items(), sorted(SPARSITIES), PATTERNS
+    ):
+        found = {name: accuracy.get((task, name, pattern, share, "all", False), {}) for name in methods}
+        if not any(found.values()):
+            continue
+        a, b = found.get(better, {}), found.get(base, {})
+        margin = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+        values = [shown(by_seed.values()) for by_seed in (*found.values(), dict(enumerate(margin)))]
+        body.append([TITLES.get(task, task), f"{dense:.2f}", percent(share), pattern, *values])
+    return markdown(["task", "teacher", "sparsity", "pattern", *methods, f"{better} − {base}"], body)
 
 
 def compound_table(lines: Sequence[Line], scale: float = 1.0) -> str:
-    """Dev accuracy in per cent and the points that it lies below the teacher, as table 3 of the paper."""
-    accuracy = _groups(lines, "compound", scale, "accuracy")
+    """Dev accuracy in per cent and how many points below the teacher it lies, as table 3 of the paper."""
+    accuracy = _groups(lines, "compound", scale)
     body = []
-    for task, dense in _teachers(lines, "compound", scale).items():
-        for layers in ("all", "half"):
-            for share in (0.0, 0.8, 0.9):
-                row = [f"{task} (teacher {dense:.2f})", layers, f"{share:.0%}"]
-                for pattern, int8 in COMPOUND:
-                    key = (task, "oBERT", pattern if share else "dense", share, layers, int8)
-                    values = accuracy.get(key, {}).values()
-                    row.append(
-                        shown(values) + (f", drop {dense - statistics.mean(values):+.2f}" if values else "")
-                    )
-                body.append(row)
-    return markdown(["task", "layers", "sparsity", "unstructured", "4-block", "4-block + INT8"], body)
+    for (task, dense), layers, share in product(
+        _teachers(lines, "compound", scale).items(), LAYERS, (0.0, *sorted(SPARSITIES))
+    ):
+        found = [
+            accuracy.get((task, "oBERT", pattern if share else "dense", share, layers, int8), {}).values()
+            for pattern, int8 in COMPOUND
+        ]
+        if any(found):
+            values = [
+                shown(one) + (f", drop {dense - statistics.mean(one):.2f}" if one else "") for one in found
+            ]
+            body.append([TITLES.get(task, task), layers, f"{dense:.2f}", percent(share), *values])
+    return markdown(["task", "layers", "teacher", "sparsity", *COMPOUND.values()], body)

@@ -15,7 +15,8 @@ import pytest
 
 from tests.factories import LABELS, make_checkpoint
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import compression  # noqa: E402
@@ -27,8 +28,9 @@ from compression_tables import (  # noqa: E402
     MISSING,
     compound_table,
     gradual_table,
-    margins,
+    of_dampening,
     oneshot_table,
+    read_oneshot,
     shown,
 )
 from edgebert.progress import SilentReporter  # noqa: E402
@@ -42,9 +44,8 @@ def cell(**changes: Any) -> Cell:
     return replace(gradual.cells(["clinc150"], [0])[0], **changes)
 
 
-def line(made: Cell, accuracy: float, agreement: float = 0.5) -> Line:
-    figures = {"accuracy": accuracy, "teacher": 0.967, "agreement": agreement}
-    return Line(made, "r", "t", figures, {}, {})
+def line(made: Cell, accuracy: float) -> Line:
+    return Line(made, "r", "t", {"accuracy": accuracy, "teacher": 0.967}, {}, {})
 
 
 def oneshot_row(method: str, share: float, accuracy: float, seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -169,35 +170,34 @@ def test_the_gradual_table_takes_one_length_and_the_last_line_of_a_cell() -> Non
     made = cell(method="oBERT", pattern="4-block")
     lines = [
         line(made, 0.1),
-        line(made, 0.94, agreement=0.96),
-        line(replace(made, seed=1), 0.95, agreement=0.97),
+        line(made, 0.94),
+        line(replace(made, seed=1), 0.95),
         line(replace(made, epochs_scale=0.1), 0.2),
     ]
-    rows = gradual_table(lines).splitlines()[2:]
-    assert len(rows) == 2 * 6
-    own = next(row for row in rows if "4-block | oBERT |" in row)
-    assert "| not run | – | 94.50 ± 0.71 (2) | 96.5 |" in own
+    header, _, *rows = gradual_table(lines).splitlines()
+    assert header == "| task | teacher | sparsity | pattern | oBERT | oBERT − GMP* |"
+    assert rows == ["| CLINC150 | 96.70 | 90 % | 4-block | 94.50 ± 0.71 (2) | – |"]
     assert "20.00 (1)" in gradual_table(lines, 0.1)
 
 
-def test_margins_compare_the_seeds_that_both_methods_have() -> None:
+def test_a_margin_compares_the_seeds_that_both_methods_have() -> None:
     lines = [
         line(cell(method=method, seed=seed), accuracy)
         for method, accuracies in (("oBERT", (0.95, 0.93, 0.99)), ("GMP*", (0.94, 0.90)))
         for seed, accuracy in enumerate(accuracies)
     ]
-    (row,) = (row for row in margins(lines).splitlines() if "unstructured" in row)
-    assert row == "| clinc150 | unstructured | not run | 2.00 ± 1.41 (2) |"
+    (row,) = gradual_table(lines).splitlines()[2:]
+    assert row.endswith("| 92.00 ± 2.83 (2) | 95.67 ± 3.06 (3) | 2.00 ± 1.41 (2) |")
 
 
 def test_the_compound_table_says_how_far_below_the_teacher() -> None:
     base = cell(part="compound", method="oBERT", pattern="4-block", sparsity=0.8)
     dense = replace(base, pattern="dense", sparsity=0.0)
     lines = [line(replace(base, int8=True), 0.957), line(dense, 0.967)]
-    rows = compound_table(lines).splitlines()[2:]
-    assert len(rows) == 6
-    assert rows[0].endswith("| 96.70 (1), drop +0.00 | 96.70 (1), drop +0.00 | not run |")
-    assert rows[1].endswith("| not run | not run | 95.70 (1), drop +1.00 |")
+    assert compound_table(lines).splitlines()[2:] == [
+        "| CLINC150 | all | 96.70 | 0 % | 96.70 (1), drop 0.00 | 96.70 (1), drop 0.00 | – |",
+        "| CLINC150 | all | 96.70 | 80 % | – | – | 95.70 (1), drop 1.00 |",
+    ]
 
 
 def test_the_one_shot_table_has_a_row_a_method_and_dampening() -> None:
@@ -210,11 +210,32 @@ def test_the_one_shot_table_has_a_row_a_method_and_dampening() -> None:
         oneshot_row("obert", 0.5, 0.75, dampening=1e-6, relative=True),
     ]
     lines = oneshot_table(rows).splitlines()
-    assert lines[0].endswith("| 50% | 70% |")
-    assert lines[2] == "| sst2 (dense 87.40) | 4-block | magnitude | – | not run | 60.00 (1) |"
-    assert lines[3].endswith("| oBERT r = 1, summed | 1e-07 | not run | 81.00 ± 1.41 (2) |")
-    assert lines[4].endswith("| 1e-06 | 85.00 (1) | not run |")
-    assert lines[5].endswith("| 1e-06 g² | 75.00 (1) | not run |")
+    assert lines[0].endswith("| 50 % | 70 % |")
+    assert lines[2] == "| SST-2 (dense 87.40) | 4-block | magnitude | – | – | 60.00 (1) |"
+    assert lines[3].endswith("| oBERT r = 1, summed | 1e-07 | – | 81.00 ± 1.41 (2) |")
+    assert lines[4].endswith("| 1e-06 | 85.00 (1) | – |")
+    assert lines[5].endswith("| 1e-06 g² | 75.00 (1) | – |")
+
+
+def test_one_dampening_may_be_picked_and_magnitude_stays() -> None:
+    rows = [
+        oneshot_row("dense", 0.0, 0.874),
+        oneshot_row("magnitude", 0.7, 0.6),
+        oneshot_row("obert", 0.5, 0.85, dampening=1e-3),
+        oneshot_row("obert", 0.5, 0.75, dampening=1e-3, relative=True),
+    ]
+    assert [row["accuracy"] for row in of_dampening(rows, 1e-3, True)] == [0.874, 0.6, 0.75]
+    assert [row["accuracy"] for row in of_dampening(rows, 1e-6, False)] == [0.874, 0.6]
+
+
+def test_tables_and_picture_of_the_documents_are_those_of_the_results() -> None:
+    results, docs = BENCHMARKS / "results", ROOT / "docs"
+    lines = read_lines(results / "compression.jsonl")
+    rows = of_dampening(read_oneshot(results / "compression_oneshot.json"), 1e-3, True)
+    text = (docs / "benchmarks.md").read_text(encoding="utf-8")
+    for table in (oneshot_table(rows), gradual_table(lines, 0.5), compound_table(lines, 0.5)):
+        assert table + "\n" in text
+    assert draw(rows) == (docs / "oneshot.svg").read_text(encoding="utf-8")
 
 
 def test_the_picture_places_means_and_spreads() -> None:

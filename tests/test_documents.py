@@ -83,14 +83,21 @@ def test_the_support_matrix_is_the_code_s() -> None:
     assert render_support_markdown() in (ROOT / "README.md").read_text()
 
 
-def test_the_recipe_in_the_documents_is_valid(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "build.md").read_text()
-    found = re.search(r"<!-- recipe -->\n```yaml\n(.*?)```", text, re.DOTALL)
-    assert found
-    (tmp_path / "gentle.yaml").write_text(found[1])
-    assert [stage.kind for stage in load_recipe(str(tmp_path / "gentle.yaml")).stages] == [
-        "drop-layers", "prune", "quantize",
-    ]  # fmt: skip
+def test_the_recipes_in_the_documents_are_valid(tmp_path: Path) -> None:
+    found = {
+        path.name: re.findall(r"<!-- recipe -->\n```yaml\n(.*?)```", path.read_text(), re.DOTALL)
+        for path in DOCUMENTS
+    }
+    kinds = {}
+    for name, texts in found.items():
+        for text in texts:
+            (tmp_path / "recipe.yaml").write_text(text)
+            kinds[name] = [stage.kind for stage in load_recipe(str(tmp_path / "recipe.yaml")).stages]
+    assert kinds == {
+        "build.md": ["drop-layers", "prune", "quantize"],
+        "compress.md": ["prune", "quantize"],
+        "recipes.md": ["drop-layers", "prune", "quantize"],
+    }
 
 
 def test_every_built_in_recipe_is_described() -> None:
