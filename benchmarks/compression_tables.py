@@ -25,10 +25,12 @@ Groups = dict[tuple[Any, ...], dict[int, float]]
 
 def read_oneshot(path: Path) -> list[dict[str, Any]]:
     """Cells and figures of one-shot pruning in one flat mapping each, from lines or from a table's .json."""
+    if not path.is_file():
+        return []
     if path.suffix == ".json":
         return list(json.loads(path.read_text(encoding="utf-8"))["cells"])
     found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for text in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(text)
         except json.JSONDecodeError:
