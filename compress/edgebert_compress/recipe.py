@@ -29,22 +29,24 @@ from edgebert_compress.recipe_stages import (
     Activations,
     Attention,
     Calibration,
-    Distillation,
     DropLayersStage,
     FastStage,
-    FineTuneStage,
     LayerShare,
-    MatmulPrecision,
     Method,
     Pattern,
     PruneStage,
     QuantizeStage,
     Ranking,
-    Schedule,
     Stage,
-    Training,
     TrainStage,
     Update,
+)
+from edgebert_compress.recipe_training import (
+    Distillation,
+    FineTuneStage,
+    MatmulPrecision,
+    Schedule,
+    Training,
 )
 
 __all__ = [

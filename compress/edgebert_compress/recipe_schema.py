@@ -13,7 +13,8 @@ import typing
 from typing import Any, Literal, Union
 
 from edgebert_compress.located import Range
-from edgebert_compress.recipe_stages import STAGE_KINDS, FineTuneStage
+from edgebert_compress.recipe_stages import STAGE_KINDS
+from edgebert_compress.recipe_training import FineTuneStage
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
