@@ -63,18 +63,23 @@ class Clock:
     def _measure(self, batch_size: int, precision: MatmulPrecision) -> Speed:
         import torch
 
+        from edgebert_compress.recipe import Training
+        from edgebert_compress.training_run import optimizer
+
         by_length = sorted(range(len(self.data)), key=lambda i: len(self.data.input_ids[i]))
         starts = [round((len(by_length) - batch_size) * at / (TIMED_STEPS - 1)) for at in range(TIMED_STEPS)]
         batches = [by_length[start : start + batch_size] for start in starts]
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, fused=True)  # moves nothing
+        adam = optimizer(self.network, Training())
+        for group in adam.param_groups:
+            group["lr"] = 0.0  # moves nothing
         self.network.train()
         self._step(batches[0], precision)  # the first one allocates
-        optimizer.step()
+        adam.step()
         began = now(self.device)
         saved = max(self._step(indices, precision) for indices in batches)
         gradient = (now(self.device) - began) / len(batches)
         began = now(self.device)
-        optimizer.step()
+        adam.step()
         step = gradient + now(self.device) - began
         self.network.eval()
         self.network.zero_grad(set_to_none=True)
