@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from compression_cells import Line
 from compression_compound import LAYERS
 from compression_gradual import METHODS, PATTERNS, SPARSITIES
+from edgebert_compress.recipe import MatmulPrecision
 
 MISSING = "–"
 TITLES = {"clinc150": "CLINC150", "sst2": "SST-2"}
@@ -103,6 +104,11 @@ def oneshot_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(["task", "pattern", "method", "λ", *map(percent, shares)], body)
 
 
+def _precision(line: Line) -> str:
+    """In which the first stage trained."""
+    return str(line.settings["stages"][0]["training"]["matmul_precision"])
+
+
 def _groups(lines: Sequence[Line], part: str, scale: float) -> Groups:
     """(task, method, pattern, sparsity, layers, int8) -> seed -> per cent; the last line of a cell counts."""
     found: Groups = {}
@@ -127,15 +133,19 @@ def _teachers(lines: Sequence[Line], part: str, scale: float) -> dict[str, float
 def gradual_table(
     lines: Sequence[Line], scale: float = 1.0, better: str = "oBERT", base: str = "GMP*"
 ) -> str:
-    """Dev accuracy in per cent, a column a method that has run anywhere.
+    """Dev accuracy in per cent, a column a method that has run anywhere, a row each precision of training.
 
     The last column is the points by which `better` is above `base`, on the seeds that both have.
     """
-    accuracy = _groups(lines, "gradual", scale)
-    methods = [name for name in METHODS if any(key[1] == name for key in accuracy)]
+    by_precision = {
+        name: _groups([line for line in lines if _precision(line) == name], "gradual", scale)
+        for name in get_args(MatmulPrecision)
+    }
+    ran = {key[1] for accuracy in by_precision.values() for key in accuracy}
+    methods = [name for name in METHODS if name in ran]
     body = []
-    for (task, dense), share, pattern in product(
-        _teachers(lines, "gradual", scale).items(), sorted(SPARSITIES), PATTERNS
+    for (task, dense), share, pattern, (precision, accuracy) in product(
+        _teachers(lines, "gradual", scale).items(), sorted(SPARSITIES), PATTERNS, by_precision.items()
     ):
         found = {name: accuracy.get((task, name, pattern, share, "all", False), {}) for name in methods}
         if not any(found.values()):
@@ -143,8 +153,10 @@ def gradual_table(
         a, b = found.get(better, {}), found.get(base, {})
         margin = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
         values = [shown(by_seed.values()) for by_seed in (*found.values(), dict(enumerate(margin)))]
-        body.append([TITLES.get(task, task), f"{dense:.2f}", percent(share), pattern, *values])
-    return markdown(["task", "teacher", "sparsity", "pattern", *methods, f"{better} − {base}"], body)
+        name = TITLES.get(task, task)
+        body.append([name, f"{dense:.2f}", percent(share), pattern, f"`{precision}`", *values])
+    header = ["task", "teacher", "sparsity", "pattern", "precision", *methods, f"{better} − {base}"]
+    return markdown(header, body)
 
 
 def compound_table(lines: Sequence[Line], scale: float = 1.0) -> str:

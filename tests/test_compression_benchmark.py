@@ -44,8 +44,9 @@ def cell(**changes: Any) -> Cell:
     return replace(gradual.cells(["clinc150"], [0])[0], **changes)
 
 
-def line(made: Cell, accuracy: float) -> Line:
-    return Line(made, "r", "t", {"accuracy": accuracy, "teacher": 0.967}, {}, {})
+def line(made: Cell, accuracy: float, precision: str = "highest") -> Line:
+    settings = {"stages": [{"training": {"matmul_precision": precision}}]}
+    return Line(made, "r", "t", {"accuracy": accuracy, "teacher": 0.967}, settings, {})
 
 
 def oneshot_row(method: str, share: float, accuracy: float, seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -175,9 +176,21 @@ def test_the_gradual_table_takes_one_length_and_the_last_line_of_a_cell() -> Non
         line(replace(made, epochs_scale=0.1), 0.2),
     ]
     header, _, *rows = gradual_table(lines).splitlines()
-    assert header == "| task | teacher | sparsity | pattern | oBERT | oBERT − GMP* |"
-    assert rows == ["| CLINC150 | 96.70 | 90 % | 4-block | 94.50 ± 0.71 (2) | – |"]
+    assert header == "| task | teacher | sparsity | pattern | precision | oBERT | oBERT − GMP* |"
+    assert rows == ["| CLINC150 | 96.70 | 90 % | 4-block | `highest` | 94.50 ± 0.71 (2) | – |"]
     assert "20.00 (1)" in gradual_table(lines, 0.1)
+
+
+def test_precisions_of_training_are_never_put_together() -> None:
+    lines = [
+        line(cell(method="oBERT"), 0.95, "medium"),
+        line(cell(method="GMP*"), 0.93, "medium"),
+        line(cell(method="GMP*"), 0.9, "bfloat16"),
+        line(cell(method="oBERT", seed=1), 0.91, "bfloat16"),
+    ]
+    medium, half = gradual_table(lines).splitlines()[2:]
+    assert medium.endswith("| `medium` | 93.00 (1) | 95.00 (1) | 2.00 (1) |")
+    assert half.endswith("| `bfloat16` | 90.00 (1) | 91.00 (1) | – |")
 
 
 def test_a_margin_compares_the_seeds_that_both_methods_have() -> None:
