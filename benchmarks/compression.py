@@ -34,6 +34,7 @@ from compression_tables import (
     compound_table,
     gradual_table,
     of_dampening,
+    of_gradients,
     oneshot_table,
     read_oneshot,
 )
@@ -170,8 +171,10 @@ def oneshot_command(given: argparse.Namespace) -> list[str]:
 
 
 def oneshot_rows(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """What one-shot pruning gave; with a λ on the command line, without those of another one."""
+    """What one-shot pruning gave; with a λ or m on the command line, without those of another one."""
     rows = read_oneshot(given.oneshot_results)
+    if given.gradients is not None:
+        rows = of_gradients(rows, given.gradients)
     for dampening, relative in ((given.dampening, False), (given.relative_dampening, True)):
         if dampening is not None:
             rows = of_dampening(rows, dampening, relative)

@@ -50,6 +50,11 @@ def of_dampening(rows: Sequence[Mapping[str, Any]], dampening: float, relative: 
     ]
 
 
+def of_gradients(rows: Sequence[Mapping[str, Any]], gradients: int) -> list[Any]:
+    """`rows` without those of another m; what needs none stays."""
+    return [row for row in rows if row["method"] != "obert" or row["gradients"] == gradients]
+
+
 def shown(values: Iterable[float], digits: int = 2) -> str:
     """ "95.20 ± 0.10 (3)": mean, sample standard deviation, number of seeds; "–" where nothing ran."""
     found = list(values)
@@ -70,10 +75,10 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def oneshot_label(row: Mapping[str, Any]) -> str:
-    """The method in words: "magnitude", "oBERT r = 4, joint"."""
+    """The method in words: "magnitude", "oBERT r = 4, m = 256, joint"."""
     if row["method"] == "magnitude":
         return "magnitude"
-    return f"oBERT r = {row['recomputations']}, {row['update']}"
+    return f"oBERT r = {row['recomputations']}, m = {row['gradients']}, {row['update']}"
 
 
 def dampening_text(row: Mapping[str, Any]) -> str:
@@ -90,8 +95,9 @@ def oneshot_table(rows: Sequence[Mapping[str, Any]]) -> str:
     order: dict[tuple[Any, ...], None] = {}
     for row in (row for row in rows if row["method"] != "dense"):
         place = PATTERNS.index(row["pattern"])
-        key = (row["task"], place, row["pattern"], row["method"] != "magnitude", row["recomputations"],
-               row["update"], row["dampening"], dampening_text(row), oneshot_label(row))  # fmt: skip
+        key = (row["task"], place, row["pattern"], row["method"] != "magnitude",
+               row["recomputations"], row["gradients"], row["update"], row["dampening"],
+               dampening_text(row), oneshot_label(row))  # fmt: skip
         order[key] = None
         groups.setdefault((key, row["sparsity"]), {})[row["seed"]] = 100 * row["accuracy"]
     shares = sorted({row["sparsity"] for row in rows if row["method"] != "dense"})

@@ -29,6 +29,7 @@ from compression_tables import (  # noqa: E402
     compound_table,
     gradual_table,
     of_dampening,
+    of_gradients,
     oneshot_table,
     read_oneshot,
     shown,
@@ -56,6 +57,7 @@ def oneshot_row(method: str, share: float, accuracy: float, seed: int = 0, **cha
         "method": method,
         "update": "summed" if method == "obert" else "",
         "recomputations": 1 if method == "obert" else 0,
+        "gradients": 256 if method == "obert" else 0,
         "sparsity": share,
         "seed": seed,
         "dampening": 1e-7 if method == "obert" else 0.0,
@@ -221,13 +223,15 @@ def test_the_one_shot_table_has_a_row_a_method_and_dampening() -> None:
         oneshot_row("obert", 0.7, 0.82, seed=1),
         oneshot_row("obert", 0.5, 0.85, dampening=1e-6),
         oneshot_row("obert", 0.5, 0.75, dampening=1e-6, relative=True),
+        oneshot_row("obert", 0.7, 0.7, gradients=64),
     ]
     lines = oneshot_table(rows).splitlines()
     assert lines[0].endswith("| 50 % | 70 % |")
     assert lines[2] == "| SST-2 (dense 87.40) | 4-block | magnitude | – | – | 60.00 (1) |"
-    assert lines[3].endswith("| oBERT r = 1, summed | 1e-07 | – | 81.00 ± 1.41 (2) |")
-    assert lines[4].endswith("| 1e-06 | 85.00 (1) | – |")
-    assert lines[5].endswith("| 1e-06 g² | 75.00 (1) | – |")
+    assert lines[3].endswith("| oBERT r = 1, m = 64, summed | 1e-07 | – | 70.00 (1) |")
+    assert lines[4].endswith("| oBERT r = 1, m = 256, summed | 1e-07 | – | 81.00 ± 1.41 (2) |")
+    assert lines[5].endswith("| 1e-06 | 85.00 (1) | – |")
+    assert lines[6].endswith("| 1e-06 g² | 75.00 (1) | – |")
 
 
 def test_one_dampening_may_be_picked_and_magnitude_stays() -> None:
@@ -241,6 +245,11 @@ def test_one_dampening_may_be_picked_and_magnitude_stays() -> None:
     assert [row["accuracy"] for row in of_dampening(rows, 1e-6, False)] == [0.874, 0.6]
 
 
+def test_one_number_of_gradients_may_be_picked_and_magnitude_stays() -> None:
+    rows = [oneshot_row("magnitude", 0.7, 0.6), oneshot_row("obert", 0.7, 0.8)]
+    assert of_gradients([*rows, oneshot_row("obert", 0.7, 0.9, gradients=64)], 256) == rows
+
+
 def test_tables_and_picture_of_the_documents_are_those_of_the_results() -> None:
     results, docs = BENCHMARKS / "results", ROOT / "docs"
     lines = read_lines(results / "compression.jsonl")
@@ -248,7 +257,7 @@ def test_tables_and_picture_of_the_documents_are_those_of_the_results() -> None:
     text = (docs / "benchmarks.md").read_text(encoding="utf-8")
     for table in (oneshot_table(rows), gradual_table(lines, 0.5), compound_table(lines, 0.5)):
         assert table + "\n" in text
-    assert draw(rows) == (docs / "oneshot.svg").read_text(encoding="utf-8")
+    assert draw(of_gradients(rows, 256)) == (docs / "oneshot.svg").read_text(encoding="utf-8")
 
 
 def test_the_picture_places_means_and_spreads() -> None:
@@ -287,9 +296,11 @@ def test_the_picture_keeps_dampenings_apart() -> None:
         found = ElementTree.fromstring(draw(rows)).iter("{http://www.w3.org/2000/svg}text")
         return [text.text or "" for text in found if (text.text or "").startswith("oBERT")]
 
-    assert legend([*one, *other]) == [f"oBERT r = 1, summed, λ {value}" for value in ("0.01 g²", "1e-07")]
+    assert legend([*one, *other]) == [
+        f"oBERT r = 1, m = 256, summed, λ {value}" for value in ("0.01 g²", "1e-07")
+    ]
     elsewhere = [{**row, "pattern": "unstructured"} for row in other]  # one a panel needs no telling
-    assert legend([*one, *elsewhere]) == ["oBERT r = 1, summed"]
+    assert legend([*one, *elsewhere]) == ["oBERT r = 1, m = 256, summed"]
 
 
 def test_the_picture_escapes_what_it_is_given() -> None:
