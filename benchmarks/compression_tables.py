@@ -111,8 +111,8 @@ def oneshot_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _precision(line: Line) -> str:
-    """In which the first stage trained."""
-    return str(line.settings["stages"][0]["training"]["matmul_precision"])
+    """In which the first stage trained; a line from before there was a choice does not say it."""
+    return str(line.settings["stages"][0]["training"].get("matmul_precision", "highest"))
 
 
 def _groups(lines: Sequence[Line], part: str, scale: float) -> Groups:

@@ -193,6 +193,8 @@ def test_precisions_of_training_are_never_put_together() -> None:
     medium, half = gradual_table(lines).splitlines()[2:]
     assert medium.endswith("| `medium` | 93.00 (1) | 95.00 (1) | 2.00 (1) |")
     assert half.endswith("| `bfloat16` | 90.00 (1) | 91.00 (1) | – |")
+    old = replace(lines[0], settings={"stages": [{"training": {"epochs": 1.0}}]})
+    assert "| `highest` |" in gradual_table([old])
 
 
 def test_a_margin_compares_the_seeds_that_both_methods_have() -> None:
